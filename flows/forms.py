@@ -36,8 +36,7 @@ from tapir_core.reporting import arms_report, sentences
 from tapir_core.reporting.benchmarks import benchmarks_sentence
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import TRAIN, Compared, StageAt, plan
-from tapir_core.summary import require_figures, summarise
-from tapir_core.summary.types import RunSummary
+from tapir_core.summary import require_figures, summarise, types
 from tasks import artifacts, input_files, serving, train
 from tasks.engines.training.launch import TrainingProgress
 from tasks.runtime import close_all, current
@@ -276,7 +275,7 @@ def evaluate_from_form(
     return whole_run.evaluate_run(ref, students, benchmarks, _do, _scores, say=say, also_terminal=also_terminal)
 
 
-def _scores(_run: RunFolder, summary: RunSummary, compared: Sequence[Compared], asked: Sequence[str]) -> str:
+def _scores(_run: RunFolder, summary: types.RunSummary, compared: Sequence[Compared], asked: Sequence[str]) -> str:
     numbers = [who for who in compared if isinstance(who, int)]
     return sentences.together((sentences.scores(summary, numbers), benchmarks_sentence(summary, compared, asked)))
 

@@ -18,16 +18,13 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from flows.driver import Say, check_settings, hold_known_run, hold_run, is_done
 from tapir_core import errors, paths, run_files, run_state
 from tapir_core.comparison import baseline, matching
-from tapir_core.comparison.matching import Size
 from tapir_core.comparison.outcome import Training, read_training, read_trainings
 from tapir_core.config import RunConfig
 from tapir_core.estimate.run import save_estimate
-from tapir_core.reporting import sentences
-from tapir_core.reporting.report import write_report
+from tapir_core.reporting import report, sentences
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import MIX, POOL, TRAIN, Compared
-from tapir_core.summary import require_figures, summarise
-from tapir_core.summary.types import RunSummary
+from tapir_core.summary import require_figures, summarise, types
 from tasks.engines import machine
 from tasks.input_files import gather_files
 
@@ -58,7 +55,7 @@ def drive(
     until: str | None = None,
     amend: bool = False,
     count: Count = count_round,
-) -> RunSummary:
+) -> types.RunSummary:
     """Hold a run and ``distil`` it where something is left to do, then its baseline; what the run has come to.
 
     Raises:
@@ -74,7 +71,7 @@ def drive(
         else:
             say(f"run {run.ref.name} has nothing left to do")
             if not run.storage.exists(paths.REPORT):
-                say(f"report: {write_report(run)}")
+                say(f"report: {report.write_report(run)}")
     if until is None:
         drive_baseline(run, distil, say=say, count=count)
     return baseline.with_baseline(summarise(run), run)
@@ -116,7 +113,7 @@ def retry_run(
     say: Say,
     also_terminal: bool,
     go_on: bool,
-) -> RunSummary:
+) -> types.RunSummary:
     """Ask the judge again for the verdicts that a run went on without; what the run has come to.
 
     Args:
@@ -164,7 +161,7 @@ def evaluate_run(
     which: str,
     names: str,
     do: Do,
-    show: Callable[[RunFolder, RunSummary, list[Compared], list[str]], T],
+    show: Callable[[RunFolder, types.RunSummary, list[Compared], list[str]], T],
     *,
     say: Say,
     also_terminal: bool,
@@ -246,7 +243,7 @@ class _Drive:
     follows: bool
 
     @contextmanager
-    def open(self, sizes: Mapping[int, Size]) -> Iterator[RunFolder]:
+    def open(self, sizes: Mapping[int, matching.Size]) -> Iterator[RunFolder]:
         """Hold the run with these sizes; what it was opened with before is amended where only they differ.
 
         Raises:
@@ -264,14 +261,14 @@ class _Drive:
                     say(f"{len(taken)} finished stages taken over from {source.ref.name}, up to {taken[-1]}")
             yield run
 
-    def make_pool(self, sizes: Mapping[int, Size]) -> None:
+    def make_pool(self, sizes: Mapping[int, matching.Size]) -> None:
         """Make the pool; refuse one with fewer instructions than this run buys answers to, before any call for it."""
         with self.open(sizes) as run:
             if run.holds(POOL.at()) is None:
                 self.distil(run, "pool")
             self.matched.check_pool(run.rows(POOL.at()).height)
 
-    def match_round(self, number: int, target: Training, sizes: dict[int, Size]) -> dict[int, Size]:
+    def match_round(self, number: int, target: Training, sizes: dict[int, matching.Size]) -> dict[int, matching.Size]:
         """Make the mixture of a round until it fits; the sizes with which it does."""
         name, usual = self.matched.ref.name, self.matched.config.batch_size(number)
         for tries in range(1, matching.MOST_TRIES + 1):
@@ -282,7 +279,7 @@ class _Drive:
             examples = asked if fits else matching.next_examples(target, made, asked)
             trained = made.examples if fits else examples
             batch_size = matching.suited_batch_size(target, trained, made.epochs, usual)
-            sizes = sizes | {number: Size(examples, batch_size)}
+            sizes = sizes | {number: matching.Size(examples, batch_size)}
             if fits:
                 self.say(f"{tokens} of the reference")
                 return sizes
@@ -290,7 +287,7 @@ class _Drive:
                 self.say(f"{tokens}; {examples:,} examples in place of {asked:,}")
         raise matching.unmatched(f"round {number} of {name}", target, made, asked)
 
-    def _make_round(self, number: int, sizes: Mapping[int, Size]) -> tuple[Training, bool]:
+    def _make_round(self, number: int, sizes: Mapping[int, matching.Size]) -> tuple[Training, bool]:
         """What a round's mixture comes to, and whether an earlier start made it.
 
         That one may have begun to train on it: a mixture that may be trained on is not given up.

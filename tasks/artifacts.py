@@ -20,23 +20,21 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
 from tapir_core import paths, run_state
-from tapir_core.calls import LiveSpend, Spend
-from tapir_core.calls.budget import DRIVING, UNPAID
+from tapir_core.calls import DRIVING, UNPAID, LiveSpend, Spend
 from tapir_core.comparison.baseline import with_baseline
 from tapir_core.config import Caps
 from tapir_core.reporting import benchmarks, judge_report, plots, report, side_by_side, tables
 from tapir_core.reporting.page import Table, markdown_table, markdown_text, render_markdown
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tapir_core.summary import RunReader, summarise
+from tapir_core.summary import RunReader, summarise, types
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent, round_name, student_name
-from tapir_core.summary.types import RoundSummary, RunSummary
 from tasks import outcomes, progress
 from tasks.runtime import Runtime
 
 _OF_A_STUDENT = ("stages", "scores")
 """Of backbone and S_0 too: the one has no mixture, that of the other follows no target shares."""
-_OF_A_ROUND: dict[str, Callable[[RoundSummary], Table]] = {
+_OF_A_ROUND: dict[str, Callable[[types.RoundSummary], Table]] = {
     "stages": tables.stages_table,
     "mfd": tables.mfd_table,
     "task-shares": tables.shares_table,
@@ -178,13 +176,13 @@ def _pages(ref: RunRef, names: Mapping[int, Sequence[str]]) -> dict[str, dict[st
     return {place: of_place for place, of_place in pages.items() if of_place}
 
 
-def _show_plots(ref: RunRef, summary: RunSummary) -> None:
+def _show_plots(ref: RunRef, summary: types.RunSummary) -> None:
     """Held-out accuracy and benchmarks of all students, one key for the whole run: its versions are its history."""
     card = render_markdown(plots.score_plots(summary))
     make_artifact(ui.create_markdown_artifact, card, artifact_key(ref.name, _PLOTS), f"Plots of {ref.name}")
 
 
-def _figures(found: RoundSummary) -> dict[str, Table]:
+def _figures(found: types.RoundSummary) -> dict[str, Table]:
     """A student's figures on benchmarks, a table for each judge: `benchmarks`, `benchmarks-2`, …"""
     made = benchmarks.figures_tables(student_name(found.number), found.benchmarks)
     return {f"benchmarks-{place}" if place > 1 else "benchmarks": each for place, each in enumerate(made, start=1)}

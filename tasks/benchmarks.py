@@ -16,8 +16,15 @@ from tapir_core.evaluation.benchmark import Game, benchmark_of, exchanges_of, ju
 from tapir_core.evaluation.marking import Answered, Marking
 from tapir_core.evaluation.scores import Judgment, judgments_of
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import BENCHMARK_ANSWERS, BENCHMARK_ITEMS, BENCHMARK_REPLIES, BENCHMARK_SCORES, StageAt
-from tapir_core.stages.evaluation import item_files, output_files
+from tapir_core.stages import (
+    BENCHMARK_ANSWERS,
+    BENCHMARK_ITEMS,
+    BENCHMARK_REPLIES,
+    BENCHMARK_SCORES,
+    StageAt,
+    item_files,
+    output_files,
+)
 from tapir_core.text import Unparsed
 from tasks import asking
 from tasks._task import shard_task, stage_task

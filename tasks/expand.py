@@ -11,7 +11,6 @@ import polars as pl
 
 from tapir_core import curriculum, stages, thoughts
 from tapir_core.calls import Outcome, ask_read
-from tapir_core.curriculum.expansion import ExpansionRequest
 from tapir_core.data.decontamination import texts_asked
 from tapir_core.judging import combine_judges, show_instruction
 from tapir_core.randomness import derive_rng
@@ -71,7 +70,7 @@ def expand_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
     seeds = rows.select(instruction_id="seed_id").join(
         pool.round_pool(run, at.number).drop("task_type"), on="instruction_id", maintain_order="left"
     )
-    wanted = [ExpansionRequest(*row) for row in rows.iter_rows()]
+    wanted = [curriculum.ExpansionRequest(*row) for row in rows.iter_rows()]
     requests = [
         asking.make_request(
             run,

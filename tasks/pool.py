@@ -11,7 +11,6 @@ import polars as pl
 
 from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages, task_types
 from tapir_core.calls import Parsed, ask_read
-from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions, check_left, remedy_of
 from tapir_core.judging import show_instruction
@@ -41,7 +40,7 @@ def contaminated(run: RunFolder, at: StageAt) -> outcomes.Worked:
         rows = _read_pool(run).rows
         return _overlap(evaluation_questions(run, first=rows), rows)
     # A candidate may have been asked for in several waves.
-    rejected = run.rows(stages.EXPANSION_REJECTED.at(at.round)).filter(gate=CONTAMINATED_GATE)
+    rejected = run.rows(stages.EXPANSION_REJECTED.at(at.round)).filter(gate=curriculum.CONTAMINATED_GATE)
     rows = rejected.unique("instruction_id", maintain_order=True)
     return _overlap(evaluation_questions(run), rows)
 

@@ -14,8 +14,7 @@ import polars as pl
 
 from tapir_core import stages, thoughts
 from tapir_core.calls import Answer, Failure, Outcome, Scored
-from tapir_core.curriculum import unusable_reason
-from tapir_core.curriculum.teacher import FROM_POOL
+from tapir_core.curriculum import FROM_POOL, unusable_reason
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.turns import messages_of

@@ -13,8 +13,7 @@ from flows.commands import init
 from flows.commands.terminal import console, print_line
 from tapir_core import prices, randomness, sources, turns
 from tapir_core.config import OpenAIEndpoint, load
-from tapir_core.data import fine_tunes, readers
-from tapir_core.data.records import first_of
+from tapir_core.data import fine_tunes, readers, records
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.evidence import estimate_tokens
 
@@ -91,7 +90,7 @@ def adopt(
         f"{asked.teacher} is asked for {rows - trained:,}, to be compared with.",
         *(f"Left out: {count:,} {what}." for what, count in found.left_out.items()),
         *(f"Warning: {len(found.bad):,} broken rows are left out:" for _ in found.bad[:1]),
-        *(f"  {each}" for each in first_of([*found.bad])),
+        *(f"  {each}" for each in records.first_of([*found.bad])),
         *(f"Warning: {each}." for each in (warned,) if each),
         init.next_steps(asked, config),
     ]

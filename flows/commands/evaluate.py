@@ -14,9 +14,8 @@ from tapir_core import errors, run_folder, stages, statistics
 from tapir_core.config import problems
 from tapir_core.evaluation import alpaca_eval
 from tapir_core.judging.agreement import favoured_position
+from tapir_core.reporting import page, tables
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables
-from tapir_core.reporting.page import Table, table_of
-from tapir_core.reporting.tables import students_table
 from tapir_core.summary import RunReader, formats, types
 
 
@@ -103,7 +102,7 @@ def _show(
     run: run_folder.RunFolder, summary: types.RunSummary, compared: Sequence[stages.Compared], benchmarks: Sequence[str]
 ) -> None:
     numbers = [who for who in compared if isinstance(who, int)]
-    print_tables(console, students_table(summary, numbers), *benchmark_tables(summary, compared, benchmarks))
+    print_tables(console, tables.students_table(summary, numbers), *benchmark_tables(summary, compared, benchmarks))
     if benchmarks:
         print_tables(console, benchmark_gains_table(RunReader(run), numbers, summary.best))
     say(f"report: {summary.report_path}")
@@ -118,16 +117,16 @@ def _score_annotations(
         ConfigError: a file is wrong.
         NoFigure: more than ``max_failed_share`` of the judgments failed.
     """
-    tables = alpaca_eval.read_length_tables(difficulty, anchors)
+    lengths = alpaca_eval.read_length_tables(difficulty, anchors)
     found = alpaca_eval.read_annotations(path)
     most = statistics.MAX_FAILED_SHARE if max_failed_share is None else max_failed_share
-    figures = alpaca_eval.measure_annotations(found.judged, tables, max_failed_share=most)
+    figures = alpaca_eval.measure_annotations(found.judged, lengths, max_failed_share=most)
     if figures.win_rate.value is None:
         raise errors.NoFigure(
             f"{path}: {figures.win_rate.note}; so there is no figure. "
             "Have the failed ones judged again, or allow a larger share with --max-failed-share"
         )
-    cautions = _cautions(found, figures, 0 if tables is None else len(tables.difficulty))
+    cautions = _cautions(found, figures, 0 if lengths is None else len(lengths.difficulty))
     for sentence in cautions:
         say(sentence)
     if as_json:
@@ -157,7 +156,7 @@ def _cautions(
     )
 
 
-def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, cautions: Sequence[str]) -> Table:
+def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, cautions: Sequence[str]) -> page.Table:
     """The figures in words; ``cautions`` stand in the note."""
     estimates = {
         "win rate, %": figures.win_rate,
@@ -181,7 +180,7 @@ def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, cautions: Sequence[st
         ),
     ]
     sentences = " ".join(f"{each[:1].upper()}{each[1:]}." for each in notes)
-    return table_of("Against the baseline", _COLUMNS, estimates.items(), note=sentences)
+    return page.table_of("Against the baseline", _COLUMNS, estimates.items(), note=sentences)
 
 
 def _interval(found: statistics.Estimate) -> str:

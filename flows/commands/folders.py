@@ -25,9 +25,8 @@ from tapir_core.reporting.report import model_card, write_report
 from tapir_core.run_folder import RunFolder, RunRef, runs_of
 from tapir_core.storage import Storage
 from tapir_core.store_admin.rows import is_there
-from tapir_core.summary import RunReader, read_progress
+from tapir_core.summary import RunReader, read_progress, types
 from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
-from tapir_core.summary.types import RunProgress
 from tasks.engines.training import launch
 
 _RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about")
@@ -78,7 +77,7 @@ def _print_run(run: RunFolder) -> None:
         print_line(console, line)
 
 
-def _state(run: RunFolder, progress: RunProgress) -> tuple[str, ...]:
+def _state(run: RunFolder, progress: types.RunProgress) -> tuple[str, ...]:
     """Lines on score, spending, last error and what comes next; an empty one where there is nothing to say."""
     usd, unknown = _usd(run)
     student, found, judged, cap = progress.student, progress.score, run.config.data.judged, run.config.budget.usd
@@ -109,7 +108,7 @@ def _last_step(run: RunFolder, at: stages.StageAt | None) -> str:
     return launch.last_step(run.workplace.local(paths.attempt_folder(at.number, key))) if at and key else ""
 
 
-def _stage_rows(look: RunReader, progress: RunProgress) -> Iterator[tuple[str, ...]]:
+def _stage_rows(look: RunReader, progress: types.RunProgress) -> Iterator[tuple[str, ...]]:
     place = None
     for at, rows in progress.stages.items():
         manifest = look.manifest(at)

@@ -10,8 +10,7 @@ from flows import driver, whole_run
 from flows.commands import terminal
 from flows.commands.live import print_summary, shown_flows
 from tapir_core import errors, paths, run_folder
-from tapir_core.config import RunConfig
-from tapir_core.config.load import load_config
+from tapir_core.config import RunConfig, load
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.reporting import estimate_table
 from tapir_core.summary import require_figures
@@ -26,7 +25,7 @@ def estimate(
     as_json: terminal.AsJson = False,
 ) -> None:
     """`tapir estimate`."""
-    settings = load_config(config, overrides or [])
+    settings = load.load_config(config, overrides or [])
     found = estimate_run(settings, source=str(config), sample=sample, gpus=len(machine.gpu_memory()))
     if as_json:
         typer.echo(estimate_json(found), nl=False)

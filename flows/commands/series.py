@@ -13,12 +13,10 @@ from flows.commands import live, terminal
 from flows.prefect_server.server import enter_server, ignore_settings, standing_server
 from tapir_core import paths, run_state
 from tapir_core.comparison import figures, matching, trial
-from tapir_core.config import load
-from tapir_core.config.presets import BackboneEntry, add_backbone
+from tapir_core.config import load, presets
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.estimate.run import estimate_run, sum_usd
-from tapir_core.reporting import estimate_table, trial_table
-from tapir_core.reporting.arms_report import arms_card, narrow_tables
+from tapir_core.reporting import arms_report, estimate_table, trial_table
 from tapir_core.reporting.side_by_side import (
     SideBySide,
     put_side_by_side,
@@ -68,11 +66,11 @@ def compare(
 
 def _show(compared: figures.ComparedArms, page: str, *, markdown: bool) -> str:
     """Print the tables, or the card alone; gives the card."""
-    card = arms_card(compared)
+    card = arms_report.arms_card(compared)
     if markdown:
         typer.echo(card, nl=False)
         return card
-    terminal.print_tables(terminal.console, *narrow_tables(compared))
+    terminal.print_tables(terminal.console, *arms_report.narrow_tables(compared))
     for sentence in (*figures.verdicts(compared), figures.covers_sentence(compared), f"page: {page}"):
         terminal.print_line(terminal.console, sentence)
     return card
@@ -168,7 +166,7 @@ def add(
 ) -> None:
     """Add a backbone to the list and tell Prefect, which starts a sweep where sweep-backbones is deployed."""
     fields = {"name": name, "backbone": backbone, "chat_template": template, "precision": precision}
-    entry = add_backbone(file, {field: value for field, value in fields.items() if value is not None})
+    entry = presets.add_backbone(file, {field: value for field, value in fields.items() if value is not None})
     terminal.console.print(f"added {entry.name} to {file}", markup=False, highlight=False)
     try:
         api = standing_server(root)
@@ -181,7 +179,7 @@ def add(
     terminal.console.print(f"told {api}: {REGISTERED}", markup=False, highlight=False)
 
 
-def announce(api: str, root: str, entry: BackboneEntry, file: Path) -> None:
+def announce(api: str, root: str, entry: presets.BackboneEntry, file: Path) -> None:
     """Send the event that a backbone was added, and wait until the server has it.
 
     Args:

@@ -1,6 +1,8 @@
 """The curriculum: from verdicts to a mixture. Pure functions on tables; every draw takes its generator."""
 
 from tapir_core.curriculum.expansion import (
+    CONTAMINATED_GATE,
+    ExpansionRequest,
     Gated,
     all_rejected,
     apply_gates,
@@ -55,6 +57,7 @@ from tapir_core.curriculum.stopping import (
     should_stop,
 )
 from tapir_core.curriculum.teacher import (
+    FROM_POOL,
     UNVERIFIED,
     Labelling,
     Usable,

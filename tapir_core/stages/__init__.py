@@ -15,6 +15,8 @@ from tapir_core.stages.evaluation import (
     VERIFY_HELDOUT,
     graded_of,
     heldout_stages,
+    item_files,
+    output_files,
 )
 from tapir_core.stages.order import (
     BENCHMARK,

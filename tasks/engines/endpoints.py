@@ -16,8 +16,7 @@ from urllib.parse import urlsplit
 
 from tapir_core import config as cfg
 from tapir_core import errors, paths, proxies
-from tapir_core.calls import Endpoint, EndpointSource
-from tapir_core.calls.types import is_local
+from tapir_core.calls import Endpoint, EndpointSource, is_local
 from tapir_core.config.student import EndpointEngine
 from tapir_core.prices import Price, price_of
 from tasks.engines import backbone, keys, logs, machine, student_server, supervisor, vllm

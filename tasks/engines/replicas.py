@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 from tapir_core import errors, leases
-from tapir_core.calls import run_key, store_url
-from tapir_core.calls.types import Endpoint, LiveAddress, LiveAddresses
+from tapir_core.calls import Endpoint, LiveAddress, LiveAddresses, run_key, store_url
 from tapir_core.config.student import ReplicasEngine
 from tapir_core.run_folder import RunFolder
 from tasks.engines import keys, student_server

@@ -23,7 +23,6 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from flows.commands.diagnosis import checks, configuration
-from flows.commands.diagnosis.checks import Finding
 from flows.commands.terminal import AsJson, Overrides, console, say
 from flows.driver import read_config
 from flows.prefect_server import server as prefect_server
@@ -108,7 +107,7 @@ def doctor(
     _show([*said, *found, server, *parts], as_json=as_json)
 
 
-def _show(found: Sequence[Finding], *, as_json: bool) -> NoReturn:
+def _show(found: Sequence[checks.Finding], *, as_json: bool) -> NoReturn:
     if as_json:
         typer.echo(findings_json(found))
     else:
@@ -116,13 +115,13 @@ def _show(found: Sequence[Finding], *, as_json: bool) -> NoReturn:
     raise typer.Exit(int(any(each.level == "fault" for each in found)))
 
 
-def findings_json(findings: Sequence[Finding]) -> str:
+def findings_json(findings: Sequence[checks.Finding]) -> str:
     """The findings as one JSON object."""
     faults = sum(each.level == "fault" for each in findings)
     return json.dumps({"faults": faults, "findings": [asdict(each) for each in findings]}, indent=1, ensure_ascii=False)
 
 
-def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+def print_findings(console: Console, findings: Sequence[checks.Finding]) -> None:
     """A row for each part; the remedy stands below what it fixes."""
     columns = Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold")
     table = Table(*columns, box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -155,7 +154,7 @@ def try_roles(config: RunConfig) -> int:
     return trials.faults
 
 
-def try_pair(teacher: str, student: str, chat_template: str | None, root: str) -> list[Finding]:
+def try_pair(teacher: str, student: str, chat_template: str | None, root: str) -> list[checks.Finding]:
     """Let two models that fit draw and score answers, one after the other, as an on-policy round asks them.
 
     Raises:
@@ -180,7 +179,7 @@ def try_pair(teacher: str, student: str, chat_template: str | None, root: str) -
     found.append(("teacher", scoring.check_lead(*words.values())))
     silent = Compared("answers", "a request failed, so that this could not be checked", "look at its server's log")
     return [
-        Finding(f"{name}: {each.part}", "fault" if each.remedy else "ok", each.found, each.remedy)
+        checks.Finding(f"{name}: {each.part}", "fault" if each.remedy else "ok", each.found, each.remedy)
         for name, each in ((name, each or silent) for name, each in found)
     ]
 
