@@ -246,13 +246,10 @@ def _commonest(verdicts: pl.DataFrame) -> str:
 def _ask_all(
     runtime: Runtime, prompt: Prompt, texts: Mapping[asking.VerdictKey, str], watch: Watch
 ) -> dict[str, dict[asking.VerdictKey, Parsed[Any]]]:
-    """What every judge replies, by its name; they are asked at the same time, the first in this thread."""
-    ask = partial(asking.ask_judge, runtime, prompt=prompt, texts=texts, watch=watch)
-    first, others = (judges := list(runtime.judges.values()))[:1], judges[1:]
-    with ThreadPoolExecutor(max(1, len(others))) as threads:
-        waited = [threads.submit(ask, judge) for judge in others]
-        replies = [*map(ask, first), *(each.result() for each in waited)]
-    return dict(zip(runtime.judges, replies, strict=True))
+    """What every judge replies, by its name; they are asked at the same time."""
+    judges, ask = runtime.judges, partial(asking.ask_judge, runtime, prompt=prompt, texts=texts, watch=watch)
+    with ThreadPoolExecutor(max(1, len(judges))) as threads:
+        return dict(zip(judges, threads.map(ask, judges.values()), strict=True))
 
 
 def _with_both_answers(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> pl.DataFrame:
