@@ -59,8 +59,6 @@ def make_request(
     sample_index: int = 0,
     top_logprobs: int = 0,
     schema: str = "",
-    with_tokens: bool = False,
-    scored: calls.Scored | None = None,
 ) -> calls.Request:
     """A request of this run in a role."""
     return calls.Request(
@@ -74,8 +72,6 @@ def make_request(
         prompt_version=prompt.version if prompt else "",
         run=run.ref.name,
         schema=schema,
-        with_tokens=with_tokens,
-        scored=scored,
     )
 
 
@@ -218,14 +214,13 @@ def worked(
     made: pl.DataFrame, counts: dict[str, float], asked: pl.DataFrame, outcomes: Sequence[calls.Outcome]
 ) -> Worked:
     """The work of a stage that ``made`` a table of one outcome for each row of ``asked``."""
-    samples = sample_failures(asked.select("instruction_id", "instruction").iter_rows(), outcomes)
     return Worked(
         made,
         counts,
         missing=failures_by_kind(outcomes, retryable=True),
         failed=failures_by_kind(outcomes, retryable=False),
         asked=len(outcomes),
-        samples=samples,
+        samples=sample_failures(asked.select("instruction_id", "instruction").iter_rows(), outcomes),
     )
 
 

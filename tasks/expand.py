@@ -10,7 +10,7 @@ from collections import Counter
 import polars as pl
 
 from tapir_core import curriculum, stages, thoughts
-from tapir_core.calls import Outcome, ask_read
+from tapir_core.calls import ask_read
 from tapir_core.data.decontamination import texts_asked
 from tapir_core.judging import combine_judges, show_instruction
 from tapir_core.randomness import derive_rng
@@ -126,7 +126,10 @@ def examine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Wor
         "instruction_id",
         "instruction",
         "system",
-        response=pl.Series([_answer_of(each) for each in answers], dtype=pl.String),
+        # Without a thought that was kept.
+        response=pl.Series(
+            [text and thoughts.split(text)[1] for text in map(asking.text_of, answers)], dtype=pl.String
+        ),
         finish_reason=pl.Series(map(asking.ending_of, answers), dtype=pl.String),
     )
     check = Worked(pl.DataFrame(schema={"instruction_id": pl.String, "mfd": pl.Float64}))
@@ -136,11 +139,6 @@ def examine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Wor
     examined = _with(_with(labelled, taught.drop("instruction", "system")), check.rows)
     labelling = asking.worked(labelled, asking.counts_of(parsed), rows, [each.outcome for each in parsed])
     return made_of(examined, [labelling, asking.worked(taught, asking.count_paid(answers), right, answers), check])
-
-
-def _answer_of(outcome: Outcome) -> str | None:
-    """Without a thought that was kept."""
-    return None if (text := asking.text_of(outcome)) is None else thoughts.split(text)[1]
 
 
 @stage_task(stages.WAVE_GATED)

@@ -47,8 +47,7 @@ def select(run: RunFolder, at: stages.StageAt) -> Worked:
         "student_better": candidates.height - chosen.seeds.height - chosen.easy.height,
     }
     seeds, unpaired = _pairs(run, at, chosen.seeds)
-    counts = {**chosen.counts, **{reason: rows for reason, rows in left_out.items() if rows}, **unpaired}
-    return Worked(seeds, counts)
+    return Worked(seeds, {**chosen.counts, **{reason: rows for reason, rows in left_out.items() if rows}, **unpaired})
 
 
 def _pairs(run: RunFolder, at: stages.StageAt, seeds: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, float]]:
@@ -218,5 +217,6 @@ def used_before(run: RunFolder, number: int) -> frozenset[str]:
 
     Not S_0's: that may be the whole pool, and what it learnt of it the verdicts have measured.
     """
-    before = range(1, number)
-    return frozenset(each for earlier in before for each in run.rows(stages.MIX.at(earlier))["instruction_id"])
+    return frozenset(
+        each for earlier in range(1, number) for each in run.rows(stages.MIX.at(earlier))["instruction_id"]
+    )

@@ -138,9 +138,8 @@ def judged_heldout(run: RunFolder, _: StageAt) -> outcomes.Worked:
                 "take answers out of the pool file so that it is asked, or compare with those of the file: "
                 'data.heldout.answers = "any"'
             )
-    sizes = judged.sizes(usable, examples.height)
     references = run.rows(stages.POOL.at()).select("instruction_id", "reference")
-    drawn = curriculum.draw_splits(examples, sizes, rng)
+    drawn = curriculum.draw_splits(examples, judged.sizes(usable, examples.height), rng)
     return outcomes.Worked(drawn.join(references, on="instruction_id", validate="1:1", maintain_order="left"))
 
 
@@ -184,13 +183,11 @@ def ask_labels(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Parsed[s
         return [Parsed(task_types.OTHERS, "", (asking.NOT_ASKED,))] * rows.height
     requests = [
         asking.make_request(
-            *(
-                run,
-                "label",
-                asked.identity,
-                asking.chat(label.render(prompt, show_instruction(row))),
-                settings.labelling,
-            ),
+            run,
+            "label",
+            asked.identity,
+            asking.chat(label.render(prompt, show_instruction(row))),
+            settings.labelling,
             prompt=prompt,
             schema=label.schema,
         )

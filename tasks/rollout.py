@@ -135,8 +135,7 @@ def _taught(run: RunFolder, at: stages.StageAt) -> list[Scored]:
         [*messages[:-1], {"role": "assistant", "content": response}]
         for messages, response in asked.select("messages", "response").iter_rows()
     ]
-    base, template = current(run).checkpoint(at.number - 1), run.config.student.template
-    told = launch.tokenize(base, template, talks)
+    told = launch.tokenize(current(run).checkpoint(at.number - 1), run.config.student.template, talks)
     return [Scored(tuple(prompt), tuple(answer)) for prompt, answer in told if answer]
 
 
@@ -148,8 +147,7 @@ def _students_word(run: RunFolder, at: stages.StageAt, taught: list[Scored]) -> 
     student = scorer_of(run, current(run).student(at.number - 1))
     requests = [student.scoring(each) for each in taught]
     found = current(run).calls.stored(requests)
-    words = [found.get(each.key) for each in requests]
-    return [each.tokens if isinstance(each, Answer) else None for each in words]
+    return scoring.tokens_of([found.get(each.key) for each in requests])
 
 
 @shard_task(stages.SCORE)

@@ -67,8 +67,12 @@ class Runtime:
         """The paid-call engine, on the store that all runs of the root share."""
         with self._making:
             if self._calls is None:
-                of_run, calls, budget = self.run.record.id, self.config.calls, self.config.budget
-                self._calls = CallEngine(AnswerStore(store_url(self.run.config)), calls, run=of_run, budget=budget)
+                self._calls = CallEngine(
+                    AnswerStore(store_url(self.config)),
+                    self.config.calls,
+                    run=self.run.record.id,
+                    budget=self.config.budget,
+                )
                 if self._stopping.is_set():
                     self._calls.stop_sending()
             return self._calls

@@ -49,8 +49,8 @@ class Scorer:
         return self.tokens([self.scoring(each) for each in answers])
 
 
-def tokens_of(outcomes: Sequence[Outcome]) -> list[Tokens | None]:
-    """The tokens that came; None of a request that failed."""
+def tokens_of(outcomes: Sequence[Outcome | None]) -> list[Tokens | None]:
+    """The tokens that came; None of a request that failed, or has no outcome."""
     return [each.tokens if isinstance(each, Answer) else None for each in outcomes]
 
 
