@@ -58,8 +58,6 @@ INCOMPLETE = "tapir.judge.incomplete"
 MOST_RETRIES = 3
 """Flow runs of *retry-judge* for a run within 24 hours, those that a person started included."""
 
-_DAY = timedelta(hours=24)
-
 
 @project_flow("distill", run_name="{ref.name}")
 def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
@@ -204,7 +202,7 @@ def _retries(ref: RunRef) -> int:
     retries = filters.FlowFilter(name=filters.FlowFilterName(any_=["retry-judge"]))
     of_run = filters.FlowRunFilter(
         tags=filters.FlowRunFilterTags(all_=[f"run-{ref.name}"]),
-        start_time=filters.FlowRunFilterStartTime(after_=datetime.now(UTC) - _DAY),
+        start_time=filters.FlowRunFilterStartTime(after_=datetime.now(UTC) - timedelta(hours=24)),
     )
     with get_client(sync_client=True) as client:
         return len(client.read_flow_runs(flow_filter=retries, flow_run_filter=of_run, limit=MOST_RETRIES))

@@ -30,7 +30,6 @@ from tapir_core.summary import formats, types
 from tasks import runtime
 from tasks.progress import StageProgress
 
-_REFRESHES_PER_SECOND = 2
 _LINE_SECONDS = 30.0
 _WIDE = 100
 """Columns of a terminal that has room for bars."""
@@ -109,7 +108,7 @@ def live_display(look: Callable[[], Snapshot], console: Console) -> Iterator[Non
         return render_snapshot(snapshot, console.width)
 
     try:
-        with Live(console=console, get_renderable=show, refresh_per_second=_REFRESHES_PER_SECOND, transient=True):
+        with Live(console=console, get_renderable=show, refresh_per_second=2, transient=True):
             yield
     finally:
         last = look()

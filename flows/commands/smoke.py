@@ -20,7 +20,6 @@ from tapir_core.config import RunConfig, load
 from tapir_core.summary.formats import duration
 from tasks.engines import supervisor
 
-_UNTIL = "train@1"
 _TUNING = {"examples": 32, "epochs": 1.0, "learning_rate": 1e-3}
 _MAX_LENGTH = 1024
 """Tokens: a small vocabulary needs many for a prompt."""
@@ -68,7 +67,7 @@ def prove(folder: Path, overrides: Sequence[str] = ()) -> None:
                 raise
 
         with _told("run"):
-            whole_run.drive(config, distil, say=lambda _: None, until=_UNTIL)
+            whole_run.drive(config, distil, say=lambda _: None, until="train@1")
 
 
 @contextmanager

@@ -26,11 +26,8 @@ from tasks.engines import machine, supervisor
 CPU_POOL, GPU_POOL = POOLS = ("tapir-cpu", "tapir-gpu")
 """Flows run on the first; what takes a GPU for itself runs on the second."""
 
-_POLL_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _LONG_LIFE_SECONDS = 60.0
-_FLOW_GRACE_SECONDS = 20.0
-_GRACE_SECONDS = 5.0
 
 
 @dataclass
@@ -68,8 +65,8 @@ class Kept:
             for each in started:
                 with suppress(psutil.NoSuchProcess):
                     each.terminate()
-            psutil.wait_procs(started, timeout=_FLOW_GRACE_SECONDS)
-        self.child.terminate(_GRACE_SECONDS)
+            psutil.wait_procs(started, timeout=20)
+        self.child.terminate(grace_seconds=5)
 
 
 def main() -> None:
@@ -86,7 +83,7 @@ def main() -> None:
         while True:
             for each in (server, *workers):
                 each.tend()
-            time.sleep(_POLL_SECONDS)
+            time.sleep(0.5)
     except KeyboardInterrupt:
         pass
     except errors.EngineError as error:

@@ -70,8 +70,6 @@ _SERVER_PASSWORD = "PREFECT_SERVER_API_AUTH_STRING"
 _HEARTBEAT_SECONDS = 30
 """Between two signs of life of a flow run; Prefect takes no less. An automation waits for ten of them."""
 
-_CARETAKER = "flows.prefect_server.caretaker"
-
 HURRY = threading.Event()
 """Set when this process is to end: from then on a server that does not answer is hardly waited for."""
 
@@ -91,8 +89,6 @@ _REMEDIES = {
 }
 """What to do about an error of Prefect's database."""
 _MIGRATIONS = "prefect/server/database/_migrations/versions/sqlite"
-
-_END_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +198,7 @@ def start_server(root: str, port: int, *, postgres: str | None = None, gpu_worke
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", _CARETAKER, root, str(port), str(gpu_workers)],
+            [sys.executable, "-m", "flows.prefect_server.caretaker", root, str(port), str(gpu_workers)],
             env={**os.environ, **own_settings(root), **database},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -227,7 +223,7 @@ def stop_server(root: str) -> PrefectServer | None:
         process = psutil.Process(server.pid)
         process.terminate()
         # What it started ends with it, whatever ends it.
-        if psutil.wait_procs([process], timeout=_END_SECONDS)[1]:
+        if psutil.wait_procs([process], timeout=60)[1]:
             process.kill()
     storage.on_this_machine(root).remove(paths.SERVER_RECORD)
     return server
