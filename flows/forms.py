@@ -11,7 +11,6 @@ it holds a lease of its own, seals what it made, and leaves it when the run asks
 
 import json
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial, wraps
@@ -38,7 +37,6 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import TRAIN, Compared, StageAt, plan
 from tapir_core.summary import require_figures, summarise, types
 from tasks import artifacts, input_files, serving, train
-from tasks.engines.training.launch import TrainingProgress
 from tasks.runtime import close_all, current
 
 MAX_ROUNDS = 49
@@ -176,8 +174,6 @@ _PATIENT = Retrying(
     retry=retry_if_exception_type(errors.RunBusy), wait=wait_fixed(1), stop=stop_after_delay(90.0), reraise=True
 )
 """Waits for a training that ends now: longer than another machine's lease lives on, and than it takes to be seen."""
-
-_LOOK_SECONDS = 30.0
 
 
 @form_flow("distill")
@@ -321,7 +317,7 @@ def _fine_tune(run: RunFolder, at: StageAt) -> str:
         if run.holds(at) is not None:
             return f"S_{at.number} is there already; nothing was done."
         meet = train.meeting_place(run, at, fleet.training_fleet(run), attempt, _noted(run, at))
-        summary = train.make_student(run, at, lease, _watch(run, at), meet)
+        summary = train.make_student(run, at, lease, lambda _: current(run).check_stop(at), meet)
     return f"S_{at.number}: {summary.in_words()}."
 
 
@@ -378,20 +374,6 @@ def _hold(lease: leases.RunLease) -> Iterator[None]:
         lease.release()
         raise
     lease.release()
-
-
-def _watch(run: RunFolder, at: StageAt) -> Callable[[TrainingProgress], None]:
-    """Ends what is suspended, at its next step, and what nobody wants any more."""
-    key, next_look = run.key(at), time.monotonic()
-
-    def look(_: TrainingProgress) -> None:
-        nonlocal next_look
-        current(run).check_stop(at)
-        if time.monotonic() >= next_look:
-            next_look = time.monotonic() + _LOOK_SECONDS
-            train.check_wanted(run, at, key)
-
-    return look
 
 
 @form_flow("compare", run_name="compare")

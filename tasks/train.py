@@ -45,7 +45,7 @@ from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
 _TOLD_SECONDS = 60.0
-"""The flow run is told of a training once in so long."""
+"""Once in so long the flow run is told of a training, and whether the run still asks for it is looked up."""
 
 FINE_TUNE = Deployment(
     name="fine-tune/fine-tune",
@@ -128,6 +128,7 @@ def make_student(
         if time.monotonic() >= next_told:
             next_told = time.monotonic() + _TOLD_SECONDS
             logs.tell(INFO, f"training: {progress.in_words()}")
+            check_wanted(run, at, key)
 
     with _gpus(run, at):
         summary = launch.train_student(job, on_progress=tell_and_go_on, meet=meet)
@@ -239,7 +240,7 @@ def count_round(run: RunFolder, number: int) -> Training:
 
 
 def check_wanted(run: RunFolder, at: StageAt, key: str | None) -> None:
-    """Called while a worker trains: the run may have been amended and driven on without it.
+    """Called while a training goes on: the run may have been amended and driven on without it.
 
     Raises:
         RunChanged: with today's configuration and inputs another student is to be made.
@@ -383,8 +384,7 @@ class FineTuneRuns:
 
     def look(self, training: FlowRun) -> FlowRun:
         """The attempt as it stands now; one that was deleted is lost."""
-        found = FINE_TUNE.look(str(training.id))
-        return found or training.model_copy(update={"state": states.Crashed(name="Deleted")})
+        return FINE_TUNE.look(str(training.id)) or training.model_copy(update={"state": states.Crashed(name="Deleted")})
 
     def declare(self, training: FlowRun, state: StateType, why: str) -> FlowRun:
         """Set an attempt's state, if it has not ended by itself."""
