@@ -210,9 +210,7 @@ class Endpoints:
         with self._lock:
             for server, _ in list(self._models.values()):
                 server.close()
-            self._models.clear()
             self._started.close()
-            self._standins.clear()
 
     def _start(self, settings: cfg.StandinEndpoint) -> str:
         log = self._log_of("standin")
