@@ -17,7 +17,6 @@ from tapir_core.data import fine_tunes, readers, records
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.evidence import estimate_tokens
 
-_OPENAI = "https://api.openai.com/v1"
 _JUDGE = "gpt-6-luna"
 """At OpenAI, where none is named."""
 _TEST, _DEV, _SHARE = 200, 100, 0.2
@@ -71,7 +70,7 @@ def adopt(
         )
         asked = init.ask(asked, student, asked.teacher, address, usd)
         if not asked.judge:
-            suggested = _JUDGE if asked.address == _OPENAI else None
+            suggested = _JUDGE if asked.address == init.OPENAI else None
             asked = replace(asked, judge=typer.prompt("Judge: another model there", default=suggested))
         has_tools = any(turns.has_tools(row._asdict()) for row in found.rows)
         name = "smollm" if asked.embedded else (asked.preset or Path(asked.backbone).name).lower()

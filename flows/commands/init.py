@@ -26,6 +26,7 @@ from tapir_core.data.records import UnknownLayout
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tasks.engines import machine
 
+OPENAI = "https://api.openai.com/v1"
 _STANDIN = "standin"
 _EMBEDDED = "embedded"
 _ROWS = 600
@@ -221,8 +222,7 @@ def ask(own: Asked, student: str | None, teacher: str | None, address: str | Non
     asked = replace(own, student=small, teacher=strong)
     if asked.standin:
         return asked
-    default = "https://api.openai.com/v1"
-    at = _address(address) if address else _until("Address of its OpenAI-compatible API", _address, default=default)
+    at = _address(address) if address else _until("Address of its OpenAI-compatible API", _address, default=OPENAI)
     asked = replace(asked, address=at)
     if usd is None and not asked.local:
         usd = _until("The most to spend, in USD", lambda most: _affordable(asked, float(most)), default="20")

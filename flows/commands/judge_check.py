@@ -68,8 +68,13 @@ class CheckedJudge:
             for result in self.results
         ]
         said = {"word": self.check.word, "objections": [reason for _, reason in self.check.objections]}
-        check = asdict(self.check, dict_factory=_told)
-        return {"judge": self.judge, **said, **check, "cost": self.cost, "pairs": pairs}
+        return {
+            "judge": self.judge,
+            **said,
+            **asdict(self.check, dict_factory=_told),
+            "cost": self.cost,
+            "pairs": pairs,
+        }
 
 
 def _told(fields: list[tuple[str, Any]]) -> dict[str, Any]:

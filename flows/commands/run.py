@@ -49,10 +49,9 @@ def memory_lines(config: RunConfig) -> list[str]:
 def print_estimate(console: Console, estimate: Estimate) -> None:
     """The tables, who has no price, and what the figures rest on."""
     terminal.print_tables(console, estimate_table.stage_table(estimate), estimate_table.objective_table(estimate))
-    for line in estimate.unknown_prices:
-        console.print(f"No price: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    for note in estimate.notes:
-        console.print(f"data.pool: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    unpriced = (f"No price: {each}" for each in estimate.unknown_prices)
+    for warning in (*unpriced, *(f"data.pool: {each}" for each in estimate.notes)):
+        console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if instead := estimate_table.instead_sentence(estimate):
         terminal.print_line(console, instead)
     console.print("Assumptions", style="bold")

@@ -32,8 +32,7 @@ def ask(
 ) -> None:
     """`tapir ask`."""
     with _student(name, which, root) as (run, student):
-        request = _request(run, student, asking.chat(text))
-        outcome = runtime.current(run).calls.ask([request], student.source)[0]
+        [outcome] = runtime.current(run).calls.ask([_request(run, student, asking.chat(text))], student.source)
     if isinstance(outcome, calls.Failure):
         raise errors.EngineError(f"the student did not answer ({outcome.kind}): {outcome.message}")
     terminal.console.print(outcome.text, markup=False, highlight=False)

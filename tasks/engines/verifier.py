@@ -51,7 +51,7 @@ def check_verifier(verifier: VerifierConfig) -> None:
     Raises:
         ConfigError: the import failed; with its error.
     """
-    _score_part(verifier, [], ScriptRunner(lambda _: Path(os.devnull), lambda: None))
+    _score_part(verifier, [], ScriptRunner())
 
 
 def source_digest(verifier: VerifierConfig) -> str:

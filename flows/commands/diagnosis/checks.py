@@ -338,8 +338,7 @@ def _look_at_deployments(client: "SyncPrefectClient", root: str) -> Finding:
 
     standing = standing_deployments(client, prefect_server.DEPLOYMENTS)
     foreign = [name for name, each in standing.items() if is_foreign(each)]
-    is_paused = {name: each.paused for name, each in standing.items()}
-    return _compare(root, prefect_server.DEPLOYMENTS, is_paused, foreign)
+    return _compare(root, prefect_server.DEPLOYMENTS, {name: each.paused for name, each in standing.items()}, foreign)
 
 
 def _compare(root: str, names: Sequence[str], is_paused: Mapping[str, bool], foreign: Sequence[str] = ()) -> Finding:

@@ -183,8 +183,7 @@ def _look_at_verifier(verifier: cfg.VerifierConfig) -> Finding:
 
 
 def _look_at_benchmark(config: cfg.RunConfig, name: str) -> Finding:
-    scripts = supervisor.ScriptRunner(lambda _: Path(os.devnull), lambda: None)
-    return finding("ok", benchmark_of(config, name, scripts).look())
+    return finding("ok", benchmark_of(config, name, supervisor.ScriptRunner()).look())
 
 
 def _ask(endpoint: Endpoint, model: str | None) -> Finding:

@@ -441,8 +441,7 @@ def plan_training(job: TrainingJob, world_size: int, folder: Path | None = None)
     if isinstance(job.objective, OnPolicy):
         conversations = conversations if job.objective.imitation else ()
         more |= {"rollouts": lambda: read_rollouts(job.rollouts, job.scores)}
-    longest = job.training.max_length
-    corpus = encode(tokenizer, conversations, max_length=longest, folder=folder, width=width, **more)
+    corpus = encode(tokenizer, conversations, max_length=job.training.max_length, folder=folder, width=width, **more)
     return PlannedTraining(job, tokenizer, corpus, _plan(job, corpus, world_size, job.epochs))
 
 
