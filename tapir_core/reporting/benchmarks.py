@@ -65,7 +65,21 @@ def figures_tables(name: str, figures: pl.DataFrame | None) -> list[page.Table]:
     of_judges = {f", judged by {part['judge'][0]}" if len(parts) > 1 else "": part for part in parts}
     return [
         page.table_of(
-            f"Benchmarks of {name}{judge}", _FIGURES, part.to_dicts(), text_columns=4, note=beside_in_words(part)
+            f"Benchmarks of {name}{judge}",
+            (
+                ("Benchmark", lambda row: row["benchmark"]),
+                ("Figure", lambda row: metric_label(row["metric"])),
+                ("Category", lambda row: row["category"]),
+                ("Note", lambda row: row["note"]),
+                ("Value", lambda row: formats.number(row["value"])),
+                ("Standard error", lambda row: formats.number(row["stderr"])),
+                ("95 % interval", lambda row: _span(row) or formats.NOTHING),
+                ("n", lambda row: formats.count(row["n"])),
+                ("Failed", lambda row: formats.count(row["n_failed"])),
+            ),
+            part.to_dicts(),
+            text_columns=4,
+            note=beside_in_words(part),
         )
         for judge, part in of_judges.items()
     ]
@@ -108,19 +122,6 @@ def _cell(row: dict[str, Any]) -> str:
 
 def _span(row: dict[str, Any]) -> str:
     return "" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
-
-
-_FIGURES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("Benchmark", lambda row: row["benchmark"]),
-    ("Figure", lambda row: metric_label(row["metric"])),
-    ("Category", lambda row: row["category"]),
-    ("Note", lambda row: row["note"]),
-    ("Value", lambda row: formats.number(row["value"])),
-    ("Standard error", lambda row: formats.number(row["stderr"])),
-    ("95 % interval", lambda row: _span(row) or formats.NOTHING),
-    ("n", lambda row: formats.count(row["n"])),
-    ("Failed", lambda row: formats.count(row["n_failed"])),
-)
 
 
 def beside_in_words(rows: pl.DataFrame) -> str:

@@ -26,15 +26,11 @@ def stage_table(estimate: Estimate) -> Table:
 
 def objective_table(estimate: Estimate) -> Table:
     """What the run takes as it is configured, and with each other objective for its rounds."""
-    own = ("as configured", charged_cell(estimate), hours_cell(estimate))
+    own = ("as configured", *charged_cells(estimate))
     others = [
         (
             each.objective,
-            *(
-                2 * (NOTHING,)
-                if each.lacks
-                else (_cell(each.usd, number, lacking="unknown"), span_hours_cell(each.hours))
-            ),
+            *((NOTHING, NOTHING) if each.lacks else (usd_cell(each.usd), hours_cell(each.hours))),
         )
         for each in estimate.others
     ]
@@ -52,21 +48,21 @@ def objective_table(estimate: Estimate) -> Table:
 
 def sweep_table(found: Mapping[str, Estimate]) -> Table:
     """What the runs of a sweep take, by backbone, and all of them together."""
-    rows = [(name, charged_cell(each), hours_cell(each)) for name, each in found.items()]
+    rows = [(name, *charged_cells(each)) for name, each in found.items()]
     usd, hours = sum_usd(found), span_sum(each.total.hours for each in found.values())
     return Table(
         "Estimate of the sweep by backbone",
         ("Backbone", "USD", "Hours"),
-        (*rows, ("all", usd_cell(usd), span_hours_cell(hours))),
+        (*rows, ("all", usd_cell(usd), hours_cell(hours))),
         text_columns=1,
         note="Likely (low–high). Labels and plain answers count in the first alone; the others find them in the store. "
         "A [budget] of the curriculum caps all of them together.",
     )
 
 
-def charged_cell(estimate: Estimate) -> str:
-    """USD of teacher and judge."""
-    return usd_cell(estimate.charged.paid.usd)
+def charged_cells(estimate: Estimate) -> tuple[str, str]:
+    """USD of teacher and judge, and hours of all."""
+    return usd_cell(estimate.charged.paid.usd), hours_cell(estimate.total.hours)
 
 
 def usd_cell(usd: Span | None) -> str:
@@ -74,9 +70,9 @@ def usd_cell(usd: Span | None) -> str:
     return _cell(usd, number, lacking="unknown")
 
 
-def hours_cell(estimate: Estimate) -> str:
-    """Hours of all."""
-    return span_hours_cell(estimate.total.hours)
+def hours_cell(span: Span | None) -> str:
+    """Hours, or that they are unknown."""
+    return _cell(span, _hours, lacking="unknown")
 
 
 def instead_sentence(estimate: Estimate) -> str:
@@ -145,11 +141,6 @@ def _short(value: float) -> str:
         return count(value)
     size, unit = (1e6, "M") if value >= 999_500 else (1e3, "k")
     return f"{value / size:,.{max(0, 3 - len(str(int(value / size))))}f}{unit}"
-
-
-def span_hours_cell(span: Span | None) -> str:
-    """Hours, or that they are unknown."""
-    return _cell(span, _hours, lacking="unknown")
 
 
 def _hours(value: float) -> str:

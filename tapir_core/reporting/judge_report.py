@@ -389,15 +389,14 @@ def plot_length(scores: pl.DataFrame) -> page.Section:
 
 
 def plot_unscored(reasons: Mapping[str, int]) -> page.Section:
-    """Unscored verdicts by reason; the rarest reasons are one bar."""
-    shown = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    bars = [(_plain(reason), count) for reason, count in shown[:_REASONS]]
-    rest = sum(count for _, count in shown[_REASONS:])
-    bars += [("other reasons", rest)] if rest else []
-    names, series = [reason for reason, _ in bars], [("", page.COLOURS[0], [count for _, count in bars])]
+    """Unscored verdicts by reason, the most frequent first; the rarest reasons are one bar."""
+    names, counts = [_plain(reason) for reason in reasons][:_REASONS], [*reasons.values()]
+    if len(counts) > _REASONS:
+        names, counts = [*names, "other reasons"], [*counts[:_REASONS], sum(counts[_REASONS:])]
+    series = [("", page.COLOURS[0], counts)]
     return page.Section(
         "What was left unscored",
-        plot=page.draw_stacked("Unscored verdicts by reason", names, series, "unscored verdicts") if bars else None,
+        plot=page.draw_stacked("Unscored verdicts by reason", names, series, "unscored verdicts") if names else None,
         note="An unscored verdict is in no mean; its instruction is in neither seeds nor easy.",
     )
 

@@ -39,7 +39,6 @@ _MOST_STEPS = 400
 """Points of one training's curve."""
 _CURVES = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
 """What a trainer notes of each step → what its panel is called."""
-_TITLE = "Loss, learning rate and gradient norm by step"
 _OWN_CURVES = {"preferred": "share of pairs gained", "gap": "teacher's lead, nats a token"}
 """The same of a training to prefer, and of one on-policy."""
 _HABITS = {
@@ -126,7 +125,14 @@ def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:
 
     return page.Section(
         "Training",
-        plot=page.draw(_TITLE, 1.5 * len(shown_of) + 0.1, fill, legend=6, nrows=len(shown_of), sharex=True)
+        plot=page.draw(
+            "Loss, learning rate and gradient norm by step",
+            1.5 * len(shown_of) + 0.1,
+            fill,
+            legend=6,
+            nrows=len(shown_of),
+            sharex=True,
+        )
         if curves
         else None,
         note="Each training begins with a new optimizer and a course of the learning rate of its own. Loss: on the "

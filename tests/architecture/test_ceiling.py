@@ -29,7 +29,7 @@ CEILINGS = {
     "tapir_core/evaluation": 950,
     "tapir_core/judging": 498,
     "tapir_core/prompts": 54,
-    "tapir_core/reporting": 1539,
+    "tapir_core/reporting": 1513,
     "tapir_core/stages": 375,
     "tapir_core/standin": 842,
     "tapir_core/store_admin": 335,
