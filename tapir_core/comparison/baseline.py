@@ -155,8 +155,7 @@ def read_baseline(run: RunFolder, equal: str = "tokens") -> Baseline | None:
 def with_baseline(summary: RunSummary, run: RunFolder) -> RunSummary:
     """The summary of a run with its baselines, whose benchmarks stand beside those of the run's students."""
     found = read_baselines(run)
-    figures = {each.run: each.student.benchmarks for each in found if each.student}
-    beside = {name: rows for name, rows in figures.items() if rows is not None}
+    beside = {each.run: rows for each in found if each.student and (rows := each.student.benchmarks) is not None}
     return replace(summary, baselines=found, outputs=summary.outputs | beside)
 
 

@@ -214,8 +214,7 @@ def draw_easy(
 
 def draw_basic(examples: pl.DataFrame, count: int, rng: random.Random) -> BalancedDraw:
     """Draw S_0's examples by the pool's natural shares; all of them, if there are no more than ``count``."""
-    wanted = fill_quotas(count, shares_of(examples), supply_of(examples))
-    return draw_balanced(_from(examples, "pool"), wanted, rng)
+    return draw_balanced(_from(examples, "pool"), fill_quotas(count, shares_of(examples), supply_of(examples)), rng)
 
 
 def draw_splits(examples: pl.DataFrame, sizes: Mapping[str, int], rng: random.Random) -> pl.DataFrame:

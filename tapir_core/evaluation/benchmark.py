@@ -160,8 +160,10 @@ class BaselineStudent:
 
     @property
     def _places(self) -> tuple[StageAt, StageAt]:
-        items = BENCHMARK_ITEMS.at(benchmark=self.benchmark)
-        return items, BENCHMARK_ANSWERS.at(self.named.round, benchmark=self.benchmark)
+        return (
+            BENCHMARK_ITEMS.at(benchmark=self.benchmark),
+            BENCHMARK_ANSWERS.at(self.named.round, benchmark=self.benchmark),
+        )
 
     @cached_property
     def _held(self) -> list[dataset.DatasetRef]:
@@ -357,9 +359,11 @@ class Judging(Benchmark[_J]):
             for name, of in categories.items()
             for metric, figure in self.figures(of, judged, whole=name == ALL).items()
         }
-        logprobs = self.settings.logprobs_asked
         return withhold_categories(
-            found, failures_in_words(judged, field=self.where, baseline=self.baseline_name, logprobs=logprobs)
+            found,
+            failures_in_words(
+                judged, field=self.where, baseline=self.baseline_name, logprobs=self.settings.logprobs_asked
+            ),
         )
 
     def given_answers(self, model: str, items: pl.DataFrame) -> pl.DataFrame:

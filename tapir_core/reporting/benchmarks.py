@@ -109,8 +109,9 @@ def figures_side_by_side(rows: pl.DataFrame) -> page.Table:
         cells = (_cell(found[student]) if student in found else formats.NOTHING for student in students)
         shown.append((metric_label(str(metric)), str(category), *cells, most))
     note = f"In brackets the 95 % interval; n counts what failed, too. {beside_in_words(rows)} {_notes(rows)}"
-    columns = ("Figure", "Category", *students, "n")
-    return page.Table(rows["benchmark"][0], columns, tuple(shown), text_columns=2, note=note.strip())
+    return page.Table(
+        rows["benchmark"][0], ("Figure", "Category", *students, "n"), tuple(shown), text_columns=2, note=note.strip()
+    )
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from bisect import bisect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -197,13 +198,12 @@ def render_judge_report(found: JudgeRound) -> str:
 
 def position_sentence(found: JudgeRound) -> str:
     """Whether the judge favours the answer that it is shown first, or second."""
-    order = found.judge.expected_orders[0]
     if found.whole.agreement is None:
         return (
             "The judge saw one answer a call, so there is no position to favour."
             if not found.judge.asked_as.shows_both
-            else f"The judge saw every pair in one order only, {order.replace('_', ' ')}, so a favoured position "
-            "cannot be told."
+            else f"The judge saw every pair in one order only, {found.judge.expected_orders[0].replace('_', ' ')}, so "
+            "a favoured position cannot be told."
         )
     gap = found.whole.agreement.gap
     favoured, told = favoured_position(gap), f"order gap {in_words(gap, points)}"
@@ -373,9 +373,9 @@ def plot_length(scores: pl.DataFrame) -> page.Section:
 
     def fill(axes: Any) -> None:
         for who, colour, marker in (("student", page.COLOURS[1], "o"), ("teacher", page.COLOURS[0], "s")):
-            chars, means = _by_length(scores, who)
-            style = {"color": colour, "marker": marker, "label": f"{who}'s answer"}
-            page.points_with_intervals(axes, zip(chars, means, strict=True), style)
+            page.points_with_intervals(
+                axes, _by_length(scores, who), color=colour, marker=marker, label=f"{who}'s answer"
+            )
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set(xlim=(0, None), xlabel="mean length of the answers of a group, characters")
         axes.set(ylim=(0.5, 10.5), ylabel="mean score, points")
@@ -401,14 +401,13 @@ def plot_unscored(reasons: Mapping[str, int]) -> page.Section:
     )
 
 
-def _by_length(scores: pl.DataFrame, who: str) -> tuple[list[float], list[statistics.Estimate]]:
+def _by_length(scores: pl.DataFrame, who: str) -> list[tuple[float, statistics.Estimate]]:
     """Mean length and mean score of up to ten groups of equal size, from the shortest answers to the longest."""
     rows = scores.sort(f"{who}_chars", "instruction_id")
     groups = min(_BINS, rows.height)
     cuts = [rows.height * step // groups for step in range(groups + 1)]
     parts = [rows.slice(start, stop - start) for start, stop in pairwise(cuts)]
-    chars = [sum(part[f"{who}_chars"].to_list()) / part.height for part in parts]
-    return chars, [statistics.estimate_mean(part[f"{who}_score"].to_list()) for part in parts]
+    return [(fmean(part[f"{who}_chars"]), statistics.estimate_mean(part[f"{who}_score"].to_list())) for part in parts]
 
 
 def _plain(reason: str) -> str:

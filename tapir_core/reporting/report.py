@@ -73,8 +73,13 @@ def run_card(summary: RunSummary, reader: RunReader, pages: Mapping[str, Mapping
     """
     path = summary.report_path
     address = "" if "://" in path else Path(path).absolute().as_uri()
-    sections = sections_of(CARD, summary, reader)
-    return page.render("run_card.md.jinja2", summary=summary, sections=sections, address=address, pages=pages)
+    return page.render(
+        "run_card.md.jinja2",
+        summary=summary,
+        sections=sections_of(CARD, summary, reader),
+        address=address,
+        pages=pages,
+    )
 
 
 Part = Callable[[RunSummary, RunReader], Iterable[page.Section | page.Table | None]]
@@ -347,8 +352,16 @@ def _examples(reader: RunReader, students: list[int]) -> list[Example]:
         answers, row = [of[place] for of in given], rows[place]
         change = changes[answers[-2:][0].correct, answers[-1].correct]
         answers += [teacher[place]] if place in teacher else []
-        texts = (show_instruction(row), tuple(answers), row["system"] or "", references[place])
-        found.append(Example(change, row["task_type"] or "no task type", *texts))
+        found.append(
+            Example(
+                change,
+                row["task_type"] or "no task type",
+                show_instruction(row),
+                tuple(answers),
+                row["system"] or "",
+                references[place],
+            )
+        )
     return found
 
 

@@ -104,8 +104,11 @@ def state(run: RunSummary) -> str:
 
 def proposed(config: RunConfig) -> str:
     """Of a run that ends with the task types that its teacher proposed: what to do with them."""
-    edit = f"edit {TASK_TYPES} in the run's folder, then go on with it"
-    return f"Task types are proposed, nothing is trained: {edit}" if config.curriculum.task_types == "discover" else ""
+    return (
+        f"Task types are proposed, nothing is trained: edit {TASK_TYPES} in the run's folder, then go on with it"
+        if config.curriculum.task_types == "discover"
+        else ""
+    )
 
 
 def progress(run: RunSummary) -> str:

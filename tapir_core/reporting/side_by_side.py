@@ -320,8 +320,7 @@ def _benchmarks_of_runs(asked: Iterable[_Asked]) -> list[page.Table]:
     by_scale: dict[tuple[str, ...], list[pl.DataFrame]] = defaultdict(list)
     for each in asked:
         if each.benchmark != _HELDOUT:
-            scores = each.scores.with_columns(student=pl.lit(each.student))
-            by_scale[each.benchmark, *each.scale.values()].append(scores)
+            by_scale[each.benchmark, *each.scale.values()] += [each.scores.with_columns(student=pl.lit(each.student))]
     return [figures_side_by_side(pl.concat(alike)) for alike in by_scale.values()]
 
 
@@ -329,20 +328,24 @@ def _paired(first: _Asked, other: _Asked) -> list[tuple[str, ...]]:
     """A row for each headline, or one that says why the two cannot be compared."""
     names = (other.student, first.student, first.benchmark)
     differs = [words for part, words in _DIFFERS.items() if first.scale.get(part) != other.scale.get(part)]
-    unit = "instructions" if first.benchmark == _HELDOUT else "judgments"
-    limit = min(first.max_failed_share, other.max_failed_share)
-    return paired_rows(names, other.values, first.values, differs, max_failed_share=limit, unit=unit)
+    return paired_rows(
+        names,
+        other.values,
+        first.values,
+        differs,
+        max_failed_share=min(first.max_failed_share, other.max_failed_share),
+        unit="instructions" if first.benchmark == _HELDOUT else "judgments",
+    )
 
 
 def _asked(runs: Sequence[RunFolder]) -> dict[str, list[_Asked]]:
     """Held-out set and benchmark → the students that have figures of it, in the order of the runs."""
     found: dict[str, list[_Asked]] = defaultdict(list)
     for reader in map(RunReader, runs):
-        numbers = range(reader.run.config.run.rounds, -1, -1)
         for name in (_HELDOUT, *reader.run.config.evaluation.asked):
             of_students = (
                 _on_heldout(reader, number) if name == _HELDOUT else _on_benchmark(reader, name, number)
-                for number in numbers
+                for number in range(reader.run.config.run.rounds, -1, -1)
             )
             found[name] += islice(filter(None, of_students), 1)
     return {name: asked for name, asked in found.items() if asked}
