@@ -17,7 +17,7 @@ from tapir_core.config import load
 from tapir_core.config.presets import BackboneEntry, add_backbone
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.estimate.run import estimate_run, sum_usd
-from tapir_core.reporting import estimate_table, trial_table
+from tapir_core.reporting import estimate_table
 from tapir_core.reporting.arms_report import arms_card, narrow_tables
 from tapir_core.reporting.side_by_side import (
     SideBySide,
@@ -122,13 +122,13 @@ def plan(
         lacking["answers"] = "the pool brings all answers, and the teacher is asked for no more"
         del planned["answers"], trials["answers"], whole["answers"]
     total = sum_usd(trials)
-    terminal.print_tables(terminal.console, trial_table.estimate_table(trials, whole, lacking))
+    terminal.print_tables(terminal.console, estimate_table.methods_table(trials, whole, lacking))
     if estimate:
         return
     with live.shown_flows(RunRef(settings.run.root, paths.SWEEP_PLACE), terminal.console) as shown:
         usd, distil = total.high if total else 0.0, partial(shown.do, "distil")
         gains = series.finish_trial(planned, usd, distil, say=terminal.say)
-    terminal.print_tables(terminal.console, trial_table.gains_table(gains))
+    terminal.print_tables(terminal.console, estimate_table.gains_table(gains))
     method, why = trial.choose(gains)
     terminal.print_line(terminal.console, why)
     if method:

@@ -168,8 +168,10 @@ def _compared(found: Baseline, run: RunFolder, beside: RunFolder) -> Baseline:
     if not pairs:
         return replace(found, why="the run has no held-out set")
     if lacking > accepted * len(pairs):
-        why = f"{lacking} of {len(pairs)} instructions lack an answer or a verdict of one, more than {accepted:.0%}"
-        return replace(found, why=why)
+        return replace(
+            found,
+            why=f"{lacking} of {len(pairs)} instructions lack an answer or a verdict of one, more than {accepted:.0%}",
+        )
     seed = run.config.run.seed
     return replace(
         found,

@@ -203,9 +203,14 @@ class LmEval(Marking[LmEvalBenchmark]):
             "answers": answers,
         }
         assert self.scripts is not None
-        python = self._python(f"{self._task}: {settings.python}")
         try:
-            said = self.scripts.run("lm_eval_main", job, python=python, environment=_OFFLINE, log="lm-eval")
+            said = self.scripts.run(
+                "lm_eval_main",
+                job,
+                python=self._python(f"{self._task}: {settings.python}"),
+                environment=_OFFLINE,
+                log="lm-eval",
+            )
         except ScriptFailed as failure:
             raise self._explain(failure) from failure
         if "refused" in said:

@@ -192,8 +192,12 @@ def render_judge_report(found: JudgeRound) -> str:
         replace(plot_unscored(whole.unscored.reasons), table=tables["judge-unscored"]),
         page.section_of(tables["judge-task-types"], folded=True) if whole.unscored.reasons else None,
     ]
-    said = position_sentence(found), agreement_sentence(found), length_sentence(found), unscored_sentence(found)
-    return page.render_page("judge_report.html.jinja2", sections, found=found, said=said)
+    return page.render_page(
+        "judge_report.html.jinja2",
+        sections,
+        found=found,
+        said=(position_sentence(found), agreement_sentence(found), length_sentence(found), unscored_sentence(found)),
+    )
 
 
 def position_sentence(found: JudgeRound) -> str:

@@ -326,15 +326,24 @@ def plot_categories(summary: RunSummary) -> list[page.Section]:
             for (student, rows), colour in zip(figures.items(), (page.GREY, *page.COLOURS), strict=False)
         ]
         known = {each[:2]: each[2:] for each in of.select("number", "category", "value", "note").rows()}
-        lacking = dict[str, list[str]]()
-        for student, name in product(shown, of["category"].unique(maintain_order=True)):
-            value, why = known.get((student, name), (None, "not asked"))
-            if value is None:
-                lacking.setdefault(f"{student_name(student)}: {why or 'no figure'}", []).append(name)
+        asked = (
+            (student, name, *known.get((student, name), (None, "not asked")))
+            for student, name in product(shown, of["category"].unique(maintain_order=True))
+        )
+        lacking = statistics.grouped(
+            (f"{student_name(student)}: {why or 'no figure'}", name)
+            for student, name, value, why in asked
+            if value is None
+        )
         told = "; ".join(f"{', '.join(names)} ({why})" for why, names in lacking.items())
-        plot = page.draw_categories(f"{label} by category", label, series, legend_columns=3, scale=1, most=None)
-        note = sentences.together((f"Without a figure: {told}." if told else "", beside_in_words(rows)))
-        sections += [page.Section(f"{label} by category", plot=plot, note=note)]
+        title = f"{label} by category"
+        sections.append(
+            page.Section(
+                title,
+                plot=page.draw_categories(title, label, series, legend_columns=3, scale=1, most=None),
+                note=sentences.together((f"Without a figure: {told}." if told else "", beside_in_words(rows))),
+            )
+        )
     return sections
 
 

@@ -253,8 +253,12 @@ def _front_matter(summary: RunSummary, round_number: int, scores: pl.DataFrame) 
     backbone = summary.config.student.backbone
     of_base: dict[str, str] = {"license": "unknown"}
     if _is_hub_id(backbone):
-        link = {"license_name": "that-of-the-base-model", "license_link": f"https://huggingface.co/{backbone}"}
-        of_base = {"base_model": backbone, "license": "other", **link}
+        of_base = {
+            "base_model": backbone,
+            "license": "other",
+            "license_name": "that-of-the-base-model",
+            "license_link": f"https://huggingface.co/{backbone}",
+        }
     wanted = (pl.col("category") == ALL) & pl.col("value").is_not_null() & ~pl.col("metric").is_in(LENGTHS)
     figures = scores.filter(wanted).iter_rows(named=True)
     results = [

@@ -78,7 +78,7 @@ def before_after_table(reader: RunReader, student: int) -> page.Table:
         "teacher": _with_ending(reader.rows(stages.TEACH.at()), test if judged else reader.rows(stages.POOL.at())),
     }
     known = {name: rows for name, rows in answers.items() if rows is not None and rows.height}
-    of_answers = _of_answers(reader, student, known) if after in known else ()
+    of_answers = _of_answers(student, known) if after in known else ()
     rows = [row for row in (*of_answers, *_of_benchmarks(reader, student)) if row.cells]
     models = [name for name in answers if any(name in row.cells for row in rows)]
     return page.Table(
@@ -122,17 +122,17 @@ def _with_ending(answers: pl.DataFrame | None, asked: pl.DataFrame | None) -> pl
     return rows.with_columns(ending=pl.Series([unusable_reason(*each) or "" for each in told], dtype=pl.String))
 
 
-def _of_answers(reader: RunReader, student: int, known: Mapping[str, pl.DataFrame]) -> Iterator[_Row]:
+def _of_answers(student: int, known: Mapping[str, pl.DataFrame]) -> Iterator[_Row]:
     yield _Row("Answers", {name: formats.count(rows.height) for name, rows in known.items()})
     for ending, label in _ENDINGS.items():
         # 100 for an answer that ended so, 0 for another one, None where there is none.
         mark = pl.when(~pl.col("ending").str.starts_with("failed")).then(100.0 * (pl.col("ending") == ending))
         values = {name: dict(rows.select("instruction_id", mark).iter_rows()) for name, rows in known.items()}
-        yield _mean_row(reader, student, label, values, lambda value: formats.percent(value / 100), worse=1)
+        yield _mean_row(student, label, values, lambda value: formats.percent(value / 100), worse=1)
     tokens = pl.col("completion_tokens") * 1.0
     answered = {name: rows.drop_nulls("response").select("instruction_id", tokens) for name, rows in known.items()}
     lengths = {name: dict(rows.iter_rows()) for name, rows in answered.items()}
-    yield _mean_row(reader, student, "Tokens, mean", lengths, lambda value: formats.number(value, 1))
+    yield _mean_row(student, "Tokens, mean", lengths, lambda value: formats.number(value, 1))
     yield _Row("Tokens, median", {name: formats.number(median(of.values()), 1) for name, of in lengths.items() if of})
 
 
@@ -146,15 +146,17 @@ def _of_benchmarks(reader: RunReader, student: int) -> Iterator[_Row]:
             scores = [reader.rows(stages.benchmark_stages(name, each)[-1]) for each in values if values[each]]
             alike = all(scores[0][part][0] == scores[-1][part][0] for part in benchmarks.DIFFERS)  # type: ignore[index]
             shown = {formats.student_name(each): of[metric] for each, of in values.items() if metric in of}
-            limit = evaluation.asked[name].max_failed_share if alike else None
-            label = f"{name}: {benchmarks.metric_label(metric)}"
             yield _mean_row(
-                reader, student, label, shown, lambda value: formats.number(value, 1), worse=-1, limit=limit
+                student,
+                f"{name}: {benchmarks.metric_label(metric)}",
+                shown,
+                lambda value: formats.number(value, 1),
+                worse=-1,
+                limit=evaluation.asked[name].max_failed_share if alike else None,
             )
 
 
 def _mean_row(
-    reader: RunReader,
     student: int,
     label: str,
     values: Mapping[str, _Values],

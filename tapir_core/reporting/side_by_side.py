@@ -27,6 +27,7 @@ from tapir_core.reporting.benchmarks import (
 )
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import BENCHMARK_ITEMS, EVALUATE, benchmark_stages, heldout_stages, lines
+from tapir_core.statistics import grouped
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader, formats, marks_on_test, max_failed_share, summarise
 from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usage
@@ -317,10 +318,11 @@ class _Asked(NamedTuple):
 
 def _benchmarks_of_runs(asked: Iterable[_Asked]) -> list[page.Table]:
     """Each benchmark's figures with the runs' last students as columns: a table for each scale."""
-    by_scale: dict[tuple[str, ...], list[pl.DataFrame]] = defaultdict(list)
-    for each in asked:
-        if each.benchmark != _HELDOUT:
-            by_scale[each.benchmark, *each.scale.values()] += [each.scores.with_columns(student=pl.lit(each.student))]
+    by_scale = grouped(
+        ((each.benchmark, *each.scale.values()), each.scores.with_columns(student=pl.lit(each.student)))
+        for each in asked
+        if each.benchmark != _HELDOUT
+    )
     return [figures_side_by_side(pl.concat(alike)) for alike in by_scale.values()]
 
 

@@ -36,14 +36,14 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
-def points(value: float) -> str:
+def points(value: float | None) -> str:
     """+0.50, in points of the judge's scale; never -0.00."""
-    return f"{round(value, 2) + 0.0:+.2f}"
+    return NOTHING if value is None else f"{value:+z.2f}"
 
 
 def correlation(value: float) -> str:
     """0.42, a number from -1 to 1; never -0.00."""
-    return f"{round(value, 2) + 0.0:.2f}"
+    return f"{value:z.2f}"
 
 
 def accuracy(value: Score | None) -> str:
