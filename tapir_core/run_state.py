@@ -114,8 +114,7 @@ def read_habits(run: RunFolder, number: int, seen: Seen | None = None) -> Habits
     found, scored = Habits(), stages.EVALUATE.at(number)
     if heldout and run.holds(scored, seen):
         dev = pl.concat(run.rows(at).filter(split="dev").select("instruction_id") for at in heldout)
-        answers = run.rows(stages.ANSWER_HELDOUT.at(number))
-        found = habits_of(answers.join(dev, on="instruction_id", how="semi"))
+        found = habits_of(run.rows(stages.ANSWER_HELDOUT.at(number)).join(dev, on="instruction_id", how="semi"))
     drawn = stages.SCORE.at(number + 1)
     if number + 1 not in run.config.round_numbers or run.holds(drawn, seen) is None:
         return found
@@ -443,8 +442,9 @@ def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
     if not run.storage.exists(paths.RUN_RECORD):
         return True
     known = {name: digest for name, digest in run.record.ingredients.items() if name != "backbone"}
-    same = run.config == probing.as_settled(config, run.record.settled)
-    same = same and stages.used_files(config, known) == stages.used_files(config, files)
+    same = run.config == probing.as_settled(config, run.record.settled) and (
+        stages.used_files(config, known) == stages.used_files(config, files)
+    )
     return not same or state_of(run).next_stage is not None
 
 

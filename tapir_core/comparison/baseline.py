@@ -66,14 +66,20 @@ def match_baselines(run: RunFolder) -> list[matching.MatchedRun]:
 
 
 def _match(run: RunFolder, equal: str) -> matching.MatchedRun:
-    beside, times = baseline_of(run, equal), times_of(run, equal)
+    beside = baseline_of(run, equal)
     if beside.storage.exists(paths.RUN_RECORD) and not _is_baseline(beside):
         raise errors.ConfigError(
             f"run {beside.ref.name!r} is no baseline, and that of run {run.ref.name!r} would have its name; give one "
             'of the two another name, or set evaluation.baseline = "none"'
         )
-    planned = partial(baseline_config, run, equal)
-    return matching.MatchedRun(ARM, beside.ref, planned, needed=[run.ref], before=[run.ref], times=times)
+    return matching.MatchedRun(
+        ARM,
+        beside.ref,
+        partial(baseline_config, run, equal),
+        needed=[run.ref],
+        before=[run.ref],
+        times=times_of(run, equal),
+    )
 
 
 def times_of(run: RunFolder, equal: str) -> float:

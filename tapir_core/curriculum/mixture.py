@@ -253,8 +253,9 @@ def assemble(
     mixed = [each for row in rows.iter_rows(named=True) for each in _examples(row)]
     rng.shuffle(mixed)
     table = pl.DataFrame(mixed, schema=MIX.columns, orient="row")
-    shortfall = {name: count for draw in draws for name, count in draw.shortfall.items()}
-    return Mixture(table, shortfall, wanted - rows.height)
+    return Mixture(
+        table, {name: count for draw in draws for name, count in draw.shortfall.items()}, wanted - rows.height
+    )
 
 
 def _from(rows: pl.DataFrame, origin: str) -> pl.DataFrame:

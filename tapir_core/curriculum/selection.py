@@ -38,8 +38,11 @@ def count_unscored(verdicts: pl.DataFrame, labels: pl.DataFrame, orders: Sequenc
     An instruction with several reasons counts under the first of its verdicts in the order of ``orders``.
     """
     place = pl.col("order").replace_strict({order: number for number, order in enumerate(orders)}, default=None)
-    scored = compute_difficulty(verdicts, labels, orders)
-    left = verdicts.sort(place).filter(place.is_not_null()).join(scored, on="instruction_id", how="anti")
+    left = (
+        verdicts.sort(place)
+        .filter(place.is_not_null())
+        .join(compute_difficulty(verdicts, labels, orders), on="instruction_id", how="anti")
+    )
     said = pl.col("reason").replace("", None).fill_null("no reason given").filter(pl.col("status") != "scored").first()
     labelled = pl.col("instruction_id").is_in(labels.drop_nulls("task_type")["instruction_id"].implode())
     otherwise = pl.when(labelled).then(pl.lit("an order is missing")).otherwise(pl.lit("no task type"))
@@ -172,8 +175,9 @@ def preference_pairs(
         orders: in all of which the teacher's answer must be ahead.
         margin: points by which it must be, at least; at 0 any more than none.
     """
-    least = mean_scores(verdicts, orders, least=pl.col("mfd").min())
-    ahead = least.filter(pl.col("least") >= margin, pl.col("least") > 0)
+    ahead = mean_scores(verdicts, orders, least=pl.col("mfd").min()).filter(
+        pl.col("least") >= margin, pl.col("least") > 0
+    )
     given = {identity: broken_reason(*said) for identity, *said in answers.select(_ANSWER).iter_rows()}
     led = {*ahead["instruction_id"]}
     reasons = [given.get(each, "failed") if each in led else _NOT_AHEAD for each in seeds["instruction_id"]]

@@ -406,9 +406,13 @@ class Judging(Benchmark[_J]):
             if self.against is None
             else self.against.answers(items, self.found_by)
         )
-        whose = f"{self.where}.baseline: {self.baseline_name}"
         return items.with_columns(
-            baseline=self._in_places(found, items, whose, "give the answers to the same questions")
+            baseline=self._in_places(
+                found,
+                items,
+                f"{self.where}.baseline: {self.baseline_name}",
+                "give the answers to the same questions",
+            )
         )
 
     def _in_places(
@@ -509,10 +513,12 @@ def exchanges_of(items: pl.DataFrame, answers: pl.DataFrame) -> list[Exchange]:
 
     Blanks around an answer and around a baseline's are left out: they are no part of either side's length.
     """
-    given = answers.select("question_id", "turn", "response")
-    rows = items.join(given, on=["question_id", "turn"], how="left", maintain_order="left").select(
-        "question_id", "category", "question", "reference", "baseline", "response"
-    )
+    rows = items.join(
+        answers.select("question_id", "turn", "response"),
+        on=["question_id", "turn"],
+        how="left",
+        maintain_order="left",
+    ).select("question_id", "category", "question", "reference", "baseline", "response")
     turns = statistics.grouped(
         ((question_id, category), Turn(question, reference, *(text and text.strip() for text in replies)))
         for question_id, category, question, reference, *replies in rows.iter_rows()

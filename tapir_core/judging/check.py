@@ -327,7 +327,5 @@ def in_words(estimate: statistics.Estimate, form: str, unit: str = "") -> str:
     """The figure in this form, behind it its ``unit``, its interval and n as far as it has them; – without a figure."""
     if estimate.value is None:
         return "–"
-    said = f"{estimate.value:{form}}{' ' * bool(unit)}{unit}"
-    if estimate.low is None or estimate.high is None:
-        return said
-    return f"{said} ({estimate.low:{form}} to {estimate.high:{form}}, n = {estimate.n})"
+    span = estimate.span(f"{{:{form}}}".format)
+    return f"{estimate.value:{form}}{' ' * bool(unit)}{unit}{f' ({span}, n = {estimate.n})' if span else ''}"

@@ -203,12 +203,17 @@ def paired_rows(
     rows: list[tuple[str, ...]] = []
     for metric in sorted(after.keys() & before.keys()):
         found = statistics.compare_paired(after[metric], before[metric], max_failed_share=max_failed_share, unit=unit)
-        span = formats.NOTHING if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
         rows.append(
             (
-                *(*names, metric_label(metric), found.note),
-                *(formats.points(found.value), formats.number(found.stderr), span, formats.number(found.p, 4)),
-                *(formats.count(found.n), formats.count(found.failed)),
+                *names,
+                metric_label(metric),
+                found.note,
+                formats.points(found.value),
+                formats.number(found.stderr),
+                found.span("{:+.2f}".format) or formats.NOTHING,
+                formats.number(found.p, 4),
+                formats.count(found.n),
+                formats.count(found.failed),
             )
         )
     return rows

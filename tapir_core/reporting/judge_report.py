@@ -131,8 +131,11 @@ def _choose_verdicts(
     verdicts: pl.DataFrame, pairs: pl.DataFrame, answers: pl.DataFrame, pool: pl.DataFrame
 ) -> tuple[types.Example, ...]:
     """At most ten instructions with what was judged and the replies, the same ones for the same verdicts."""
-    unequal = pairs.filter(pl.col("order_gap") != 0)
-    widest = unequal.sort(pl.col("order_gap").abs(), "instruction_id", descending=[True, False]).head(_EACH)
+    widest = (
+        pairs.filter(pl.col("order_gap") != 0)
+        .sort(pl.col("order_gap").abs(), "instruction_id", descending=[True, False])
+        .head(_EACH)
+    )
     chosen = [
         (identity, f"order gap {gap:+.1f}") for identity, gap in widest.select("instruction_id", "order_gap").rows()
     ]
@@ -268,9 +271,9 @@ def in_words(estimate: statistics.Estimate, cell: _Cell) -> str:
     return (
         f"not defined ({estimate.note})"
         if estimate.value is None
+        else f"{cell(estimate.value)} (95 % interval {span})"
+        if (span := estimate.span(cell))
         else f"{cell(estimate.value)} (no interval: {estimate.note})"
-        if estimate.low is None or estimate.high is None
-        else f"{cell(estimate.value)} (95 % interval {cell(estimate.low)} to {cell(estimate.high)})"
     )
 
 
@@ -367,9 +370,7 @@ def _cells(estimate: statistics.Estimate, cell: _Cell) -> tuple[str, str]:
     """A figure and its interval, or why there is none."""
     if estimate.value is None:
         return f"not defined: {estimate.note}", NOTHING
-    if estimate.low is None or estimate.high is None:
-        return cell(estimate.value), f"none: {estimate.note}"
-    return cell(estimate.value), f"{cell(estimate.low)} to {cell(estimate.high)}"
+    return cell(estimate.value), estimate.span(cell) or f"none: {estimate.note}"
 
 
 def plot_length(scores: pl.DataFrame) -> page.Section:

@@ -202,9 +202,8 @@ def format_note(run: RunSummary) -> str:
 def caution(run: RunSummary) -> str:
     """What weakens every figure: a stand-in, a teacher that judges itself, a judge that draws its scores."""
     judge = run.config.judge
-    judges = {"judge": [*judge.endpoints.values()]} if judge.endpoints else {}
-    endpoints = {"teacher": [run.config.teacher.endpoint], **judges}
-    standins = [who for who, of in endpoints.items() if all(each.is_standin for each in of)]
+    endpoints = {"teacher": [run.config.teacher.endpoint], "judge": [*judge.endpoints.values()]}
+    standins = [who for who, of in endpoints.items() if of and all(each.is_standin for each in of)]
     return together(
         (
             f"The {' and '.join(standins)} of this run {'is' if len(standins) == 1 else 'are'} the stand-in: rules for "

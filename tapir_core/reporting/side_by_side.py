@@ -112,8 +112,12 @@ def render_side_by_side(shown: SideBySide) -> str:
         *map(page.section_of, shown.benchmarks),
         replace(_plot_answers(shown.runs), table=beside["answers"]),
     ]
-    cautions = dict.fromkeys(map(sentences.caution, shown.runs))
-    return page.render_page("side_by_side.html.jinja2", sections, runs=shown.runs, warnings=[*filter(None, cautions)])
+    return page.render_page(
+        "side_by_side.html.jinja2",
+        sections,
+        runs=shown.runs,
+        warnings=[*filter(None, dict.fromkeys(map(sentences.caution, shown.runs)))],
+    )
 
 
 def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:

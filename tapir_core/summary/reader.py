@@ -232,8 +232,7 @@ def _not_judged(reader: RunReader, number: int) -> str | None:
 def _unscored(reader: RunReader, number: int, pool: pl.DataFrame, scored: int) -> dict[str, int]:
     verdicts, judge, reasons = reader.rows(stages.JUDGE.at(number)), reader.run.config.judge, {}
     if verdicts is not None:
-        combined = combine_judges(verdicts, judge.panel_rule)
-        reasons = curriculum.count_unscored(combined, pool, judge.expected_orders)
+        reasons = curriculum.count_unscored(combine_judges(verdicts, judge.panel_rule), pool, judge.expected_orders)
     without = pool.height - scored - sum(reasons.values())
     return reasons | ({"no verdict was received": without} if without > 0 else {})
 
