@@ -258,8 +258,12 @@ def export_student(
     manifest, before = run.sealed(at), _exported_before(to)
     files, own = _listed(manifest), {name: text.encode() for name, text in texts.items()}
     listed = files | {name: hashlib.sha256(content).hexdigest() for name, content in own.items()}
-    which = paths.OF_NO_ROUND.get(number, number)
-    record = {"run": run.ref.name, "run_id": run.record.id, "round": which, "checkpoint": manifest.digest}
+    record = {
+        "run": run.ref.name,
+        "run_id": run.record.id,
+        "round": paths.OF_NO_ROUND.get(number, number),
+        "checkpoint": manifest.digest,
+    }
     # Until they are removed, the files of the export before are named as this one's: a removal may break off too.
     _write_record(to, {**record, "files": before | listed, "complete": False})
     for name in before.keys() - listed.keys():

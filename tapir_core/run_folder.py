@@ -9,7 +9,6 @@ finds still holds, as the version that made it stands in its manifest: it can be
 import difflib
 import json
 import uuid
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core import errors, paths, stages, text
+from tapir_core import errors, paths, stages, statistics, text
 from tapir_core.config import RunConfig
 from tapir_core.config.load import VERSION, differing, load_resolved, resolved_json, resolved_table
 from tapir_core.data import dataset
@@ -69,10 +68,11 @@ class RunRecord:
 
 def by_words(found: Mapping[str, Settled]) -> Iterator[tuple[str, str, str]]:
     """Fields of the configuration with their value in the run, and what the endpoint said that made it so."""
-    fields = defaultdict[tuple[str, Any], list[str]](list)
-    for each in found.values():
-        for (name, value), said in zip(each.changes.items(), each.said, strict=True):
-            fields[said, value].append(name)
+    fields = statistics.grouped(
+        ((said, value), name)
+        for each in found.values()
+        for (name, value), said in zip(each.changes.items(), each.said, strict=True)
+    )
     for (said, value), names in fields.items():
         yield ", ".join(names), json.dumps(value), said
 

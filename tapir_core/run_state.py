@@ -15,6 +15,7 @@ from tapir_core.config import LENGTHS, RETENTION, SAME_CALLS, WIN_RATE, JudgeCon
 from tapir_core.config.presets import BackboneEntry
 from tapir_core.curriculum import Habits, RoundHistory, alarm, best_round, habits_of, should_stop, split_usable
 from tapir_core.judging import combine_judges
+from tapir_core.judging.agreement import mean_scores
 from tapir_core.run_folder import RunFolder, RunRef, Seen
 from tapir_core.tools import same_calls
 
@@ -113,8 +114,7 @@ def read_habits(run: RunFolder, number: int, seen: Seen | None = None) -> Habits
     found, scored = Habits(), stages.EVALUATE.at(number)
     if heldout and run.holds(scored, seen):
         dev = pl.concat(run.rows(at).filter(split="dev").select("instruction_id") for at in heldout)
-        answers = run.rows(stages.ANSWER_HELDOUT.at(number))
-        found = habits_of(answers.join(dev, on="instruction_id", how="semi"))
+        found = habits_of(run.rows(stages.ANSWER_HELDOUT.at(number)).join(dev, on="instruction_id", how="semi"))
     drawn = stages.SCORE.at(number + 1)
     if number + 1 not in run.config.round_numbers or run.holds(drawn, seen) is None:
         return found
@@ -192,9 +192,6 @@ def judged_answers(run: RunFolder, number: int, seen: Seen | None = None) -> pl.
     return compare_answers(run.config.judge, *map(run.rows, made))
 
 
-_DIGITS = 9
-
-
 def compare_answers(
     judge: JudgeConfig, questions: pl.DataFrame, answers: pl.DataFrame, verdicts: pl.DataFrame
 ) -> pl.DataFrame:
@@ -216,20 +213,9 @@ def compare_answers(
         student_chars and teacher_chars, these null where it is unscored; same_calls (0 or 1), null where neither
         answer calls a tool.
     """
-    gap = (pl.col("student_score") - pl.col("teacher_score")).round(_DIGITS)
-    scored = (
-        combine_judges(verdicts, judge.panel_rule)
-        .filter(pl.col("order").is_in(judge.expected_orders), status="scored")
-        .group_by("instruction_id")
-        .agg(
-            pl.col("order").n_unique().alias("orders"),
-            (gap >= 0).mean().alias(RETENTION),
-            (gap.sign() / 2 + 0.5).mean().alias(WIN_RATE),
-            pl.col("student_score", "teacher_score").mean().round(_DIGITS),
-        )
-        .filter(pl.col("orders") == len(judge.expected_orders))
-        .drop("orders")
-    )
+    combined, mfd = combine_judges(verdicts, judge.panel_rule), pl.col("mfd")
+    better = {RETENTION: (mfd <= 0).mean(), WIN_RATE: (0.5 - mfd.sign() / 2).mean()}
+    scored = mean_scores(combined, judge.expected_orders, **better).drop("mfd")
     lengths = answers.select("instruction_id", student_chars=pl.col("response").str.len_chars())
     rows = questions.select("instruction_id", "split", "task_type", teacher_chars=pl.col("response").str.len_chars())
     responses = questions.select("instruction_id", "response").join(
@@ -456,8 +442,9 @@ def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
     if not run.storage.exists(paths.RUN_RECORD):
         return True
     known = {name: digest for name, digest in run.record.ingredients.items() if name != "backbone"}
-    same = run.config == probing.as_settled(config, run.record.settled)
-    same = same and stages.used_files(config, known) == stages.used_files(config, files)
+    same = run.config == probing.as_settled(config, run.record.settled) and (
+        stages.used_files(config, known) == stages.used_files(config, files)
+    )
     return not same or state_of(run).next_stage is not None
 
 

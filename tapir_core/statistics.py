@@ -80,6 +80,10 @@ class Estimate:
     p: float | None = field(default=None, kw_only=True)
     """Two-sided, that there is no difference; of differences that a test was made of."""
 
+    def span(self, cell: Callable[[float], str]) -> str:
+        """The ends of the interval, as ``cell`` shows one: 35.2 to 47.5; empty where there is none."""
+        return "" if self.low is None or self.high is None else f"{cell(self.low)} to {cell(self.high)}"
+
     def with_note(self, text: str) -> "Estimate":
         """The same with ``text`` said of its value first; unchanged where it has none."""
         return self if self.value is None else replace(self, note="; ".join(filter(None, (text, self.note))))

@@ -16,7 +16,7 @@ from tapir_core.comparison import figures, matching, trial
 from tapir_core.config import load, presets
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.estimate.run import estimate_run, sum_usd
-from tapir_core.reporting import arms_report, estimate_table, trial_table
+from tapir_core.reporting import arms_report, estimate_table
 from tapir_core.reporting.side_by_side import (
     SideBySide,
     put_side_by_side,
@@ -120,13 +120,13 @@ def plan(
         lacking["answers"] = "the pool brings all answers, and the teacher is asked for no more"
         del planned["answers"], trials["answers"], whole["answers"]
     total = sum_usd(trials)
-    terminal.print_tables(terminal.console, trial_table.estimate_table(trials, whole, lacking))
+    terminal.print_tables(terminal.console, estimate_table.methods_table(trials, whole, lacking))
     if estimate:
         return
     with live.shown_flows(RunRef(settings.run.root, paths.SWEEP_PLACE), terminal.console) as shown:
         usd, distil = total.high if total else 0.0, partial(shown.do, "distil")
         gains = series.finish_trial(planned, usd, distil, say=terminal.say)
-    terminal.print_tables(terminal.console, trial_table.gains_table(gains))
+    terminal.print_tables(terminal.console, estimate_table.gains_table(gains))
     method, why = trial.choose(gains)
     terminal.print_line(terminal.console, why)
     if method:

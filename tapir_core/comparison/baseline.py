@@ -66,14 +66,20 @@ def match_baselines(run: RunFolder) -> list[matching.MatchedRun]:
 
 
 def _match(run: RunFolder, equal: str) -> matching.MatchedRun:
-    beside, times = baseline_of(run, equal), times_of(run, equal)
+    beside = baseline_of(run, equal)
     if beside.storage.exists(paths.RUN_RECORD) and not _is_baseline(beside):
         raise errors.ConfigError(
             f"run {beside.ref.name!r} is no baseline, and that of run {run.ref.name!r} would have its name; give one "
             'of the two another name, or set evaluation.baseline = "none"'
         )
-    planned = partial(baseline_config, run, equal)
-    return matching.MatchedRun(ARM, beside.ref, planned, needed=[run.ref], before=[run.ref], times=times)
+    return matching.MatchedRun(
+        ARM,
+        beside.ref,
+        partial(baseline_config, run, equal),
+        needed=[run.ref],
+        before=[run.ref],
+        times=times_of(run, equal),
+    )
 
 
 def times_of(run: RunFolder, equal: str) -> float:
@@ -155,8 +161,7 @@ def read_baseline(run: RunFolder, equal: str = "tokens") -> Baseline | None:
 def with_baseline(summary: RunSummary, run: RunFolder) -> RunSummary:
     """The summary of a run with its baselines, whose benchmarks stand beside those of the run's students."""
     found = read_baselines(run)
-    figures = {each.run: each.student.benchmarks for each in found if each.student}
-    beside = {name: rows for name, rows in figures.items() if rows is not None}
+    beside = {each.run: rows for each in found if each.student and (rows := each.student.benchmarks) is not None}
     return replace(summary, baselines=found, outputs=summary.outputs | beside)
 
 
@@ -169,8 +174,10 @@ def _compared(found: Baseline, run: RunFolder, beside: RunFolder) -> Baseline:
     if not pairs:
         return replace(found, why="the run has no held-out set")
     if lacking > accepted * len(pairs):
-        why = f"{lacking} of {len(pairs)} instructions lack an answer or a verdict of one, more than {accepted:.0%}"
-        return replace(found, why=why)
+        return replace(
+            found,
+            why=f"{lacking} of {len(pairs)} instructions lack an answer or a verdict of one, more than {accepted:.0%}",
+        )
     seed = run.config.run.seed
     return replace(
         found,

@@ -275,8 +275,10 @@ def _too_many_missing(students: _Students, split: str) -> str:
     for seed, splits in students.items():
         missing, n = splits[split].missing, len(splits[split].task_types)
         if missing > statistics.MAX_FAILED_SHARE * n:
-            most = f"{statistics.MAX_FAILED_SHARE:.0%}"
-            return f"with run seed {seed}, {missing} of {n} {split} answers are missing, more than {most}"
+            return (
+                f"with run seed {seed}, {missing} of {n} {split} answers are missing, more than "
+                f"{statistics.MAX_FAILED_SHARE:.0%}"
+            )
     return ""
 
 

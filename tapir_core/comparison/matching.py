@@ -281,10 +281,8 @@ def buy_more(
     Raises:
         TapirError: nothing has a price, or the reference cost no more.
     """
-    manifest, trained = random.manifest(stages.POOL.at()), read_trainings(random)
-    assert manifest is not None
-    of_random = _whole(random, prices)
-    more, each = _whole(reference, prices) - of_random, of_random / manifest.rows
+    pool, trained, of_random = random.sealed(stages.POOL.at()).rows, read_trainings(random), _whole(random, prices)
+    more, each = _whole(reference, prices) - of_random, of_random / pool
     if not each or more <= 0:
         why = "a plain answer has no price" if not each else f"it cost {more:.4f} USD more than random"
         raise TapirError(
@@ -296,7 +294,7 @@ def buy_more(
     affordable = round(more / each)
     enough = affordable if at_most is None else round((at_most - 1) * sum(of.examples for of in rounds.values()))
     taken = min(affordable, enough)
-    return MorePlain(taken, manifest.rows, taken * each, affordable, rounds)
+    return MorePlain(taken, pool, taken * each, affordable, rounds)
 
 
 def _whole(run: RunFolder, prices: presets.RolePrices | None) -> float:

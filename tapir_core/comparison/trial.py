@@ -86,11 +86,17 @@ _NO_MORE = 0.01
 
 def settings_of(config: RunConfig, method: str) -> list[str]:
     """What makes one round of this method of a configuration, as `--set` writes it."""
-    plain = ("curriculum.expansion.max_waves=0", "curriculum.refine=false", "teacher.answers_per_prompt=1")
-    sizes = ('basic_tuning.examples="auto"', 'rounds.1.examples="auto"')
     drawn = method == "answers" and config.teacher.answering.temperature == 0
-    settings = [*READY["random_once"].settings(config), *plain, *sizes, *METHODS[method][1]]
-    return [*settings, *(["teacher.answering.temperature=0.7"] if drawn else [])]
+    return [
+        *READY["random_once"].settings(config),
+        "curriculum.expansion.max_waves=0",
+        "curriculum.refine=false",
+        "teacher.answers_per_prompt=1",
+        'basic_tuning.examples="auto"',
+        'rounds.1.examples="auto"',
+        *METHODS[method][1],
+        *(["teacher.answering.temperature=0.7"] if drawn else []),
+    ]
 
 
 def method_config(config: RunConfig, method: str) -> RunConfig:

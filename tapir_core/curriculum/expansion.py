@@ -174,8 +174,11 @@ def apply_gates(rows: pl.DataFrame, gates: Sequence[Gate]) -> Gated:
     marked = rows.with_columns(gate=pl.Series(failed, dtype=pl.String))
     empty = pl.DataFrame(schema=EXPANSION_REJECTED.columns)
     rejected = pl.concat([empty, marked.drop_nulls("gate")], how="diagonal_relaxed").select(*empty.columns)
-    passed = marked.filter(pl.col("gate").is_null()).drop("gate")
-    return Gated(passed, rejected, {gate.name: failed.count(gate.name) for gate in gates})
+    return Gated(
+        marked.filter(pl.col("gate").is_null()).drop("gate"),
+        rejected,
+        {gate.name: failed.count(gate.name) for gate in gates},
+    )
 
 
 def text_gates(
@@ -238,9 +241,11 @@ def all_rejected(screened: Sequence[pl.DataFrame], gated: Sequence[pl.DataFrame]
     is_last = pl.col("gate") != HELD_BACK_GATE
     decided = [each.filter(is_last) for each in screened[:-1]] + [*screened[-1:]]
     in_order = [rows for wave in zip(decided, gated, strict=True) for rows in wave]
-    empty = pl.DataFrame(schema=EXPANSION_REJECTED.columns)
-    rejected = pl.concat([empty, *in_order], how="vertical_relaxed").drop_nulls("gate")
-    return rejected.with_columns(gate=pl.col("gate").replace(HELD_BACK_GATE, NEAR_DUPLICATE_GATE))
+    return (
+        pl.concat([pl.DataFrame(schema=EXPANSION_REJECTED.columns), *in_order], how="vertical_relaxed")
+        .drop_nulls("gate")
+        .with_columns(gate=pl.col("gate").replace(HELD_BACK_GATE, NEAR_DUPLICATE_GATE))
+    )
 
 
 def needed_types(rows: pl.DataFrame, labels: pl.Series, lacks: Collection[str]) -> pl.Series:

@@ -214,8 +214,7 @@ def draw_easy(
 
 def draw_basic(examples: pl.DataFrame, count: int, rng: random.Random) -> BalancedDraw:
     """Draw S_0's examples by the pool's natural shares; all of them, if there are no more than ``count``."""
-    wanted = fill_quotas(count, shares_of(examples), supply_of(examples))
-    return draw_balanced(_from(examples, "pool"), wanted, rng)
+    return draw_balanced(_from(examples, "pool"), fill_quotas(count, shares_of(examples), supply_of(examples)), rng)
 
 
 def draw_splits(examples: pl.DataFrame, sizes: Mapping[str, int], rng: random.Random) -> pl.DataFrame:
@@ -254,8 +253,9 @@ def assemble(
     mixed = [each for row in rows.iter_rows(named=True) for each in _examples(row)]
     rng.shuffle(mixed)
     table = pl.DataFrame(mixed, schema=MIX.columns, orient="row")
-    shortfall = {name: count for draw in draws for name, count in draw.shortfall.items()}
-    return Mixture(table, shortfall, wanted - rows.height)
+    return Mixture(
+        table, {name: count for draw in draws for name, count in draw.shortfall.items()}, wanted - rows.height
+    )
 
 
 def _from(rows: pl.DataFrame, origin: str) -> pl.DataFrame:

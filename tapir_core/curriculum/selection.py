@@ -21,26 +21,13 @@ import polars as pl
 from tapir_core.config import HardShare, PassRate, RandomShare, SelectionRule, Threshold, by_kind
 from tapir_core.curriculum.mixture import draw_rows
 from tapir_core.curriculum.usable import broken_reason
+from tapir_core.judging.agreement import ORDER_GAP, mean_scores
 from tapir_core.stages import DIFFICULTY, SELECT
-
-_DIGITS = 9
-"""Scores with decimals must not become harder than δ by a rounding error in the 16th digit."""
 
 
 def compute_difficulty(verdicts: pl.DataFrame, labels: pl.DataFrame, orders: Sequence[str]) -> pl.DataFrame:
     """The table ``difficulty/``: one row an instruction that is scored in every one of ``orders``."""
-    scored = (
-        verdicts.filter(pl.col("status") == "scored", pl.col("order").is_in(list(orders)))
-        .drop_nulls(["student_score", "teacher_score"])
-        .with_columns(mfd=pl.col("teacher_score") - pl.col("student_score"))
-        .group_by("instruction_id")
-        .agg(
-            pl.col("student_score", "teacher_score", "mfd").mean().round(_DIGITS),
-            orders=pl.col("order").n_unique(),
-            order_gap=(_of_order("teacher_first") - _of_order("student_first")).round(_DIGITS),
-        )
-        .filter(pl.col("orders") == len(set(orders)))
-    )
+    scored = mean_scores(verdicts, orders, order_gap=ORDER_GAP).with_columns(orders=len(set(orders)))
     rows = scored.join(labels.drop_nulls("task_type"), on="instruction_id", how="inner", validate="1:1")
     return rows.sort("instruction_id").select(*DIFFICULTY.columns).cast(DIFFICULTY.columns)
 
@@ -51,17 +38,16 @@ def count_unscored(verdicts: pl.DataFrame, labels: pl.DataFrame, orders: Sequenc
     An instruction with several reasons counts under the first of its verdicts in the order of ``orders``.
     """
     place = pl.col("order").replace_strict({order: number for number, order in enumerate(orders)}, default=None)
-    scored = compute_difficulty(verdicts, labels, orders)
-    left = verdicts.sort(place).filter(place.is_not_null()).join(scored, on="instruction_id", how="anti")
+    left = (
+        verdicts.sort(place)
+        .filter(place.is_not_null())
+        .join(compute_difficulty(verdicts, labels, orders), on="instruction_id", how="anti")
+    )
     said = pl.col("reason").replace("", None).fill_null("no reason given").filter(pl.col("status") != "scored").first()
     labelled = pl.col("instruction_id").is_in(labels.drop_nulls("task_type")["instruction_id"].implode())
     otherwise = pl.when(labelled).then(pl.lit("an order is missing")).otherwise(pl.lit("no task type"))
     reasons = left.group_by("instruction_id").agg(said).select(pl.col("reason").fill_null(otherwise))
     return dict(reasons["reason"].value_counts().sort("reason").iter_rows())
-
-
-def _of_order(order: str) -> pl.Expr:
-    return pl.col("mfd").filter(pl.col("order") == order).mean()
 
 
 def trusted(difficulty: pl.DataFrame, floor: float) -> pl.DataFrame:
@@ -189,12 +175,8 @@ def preference_pairs(
         orders: in all of which the teacher's answer must be ahead.
         margin: points by which it must be, at least; at 0 any more than none.
     """
-    lead = (pl.col("teacher_score") - pl.col("student_score")).round(_DIGITS)
-    ahead = (
-        verdicts.filter(pl.col("order").is_in(list(orders)), status="scored")
-        .group_by("instruction_id")
-        .agg(orders=pl.col("order").n_unique(), least=lead.min())
-        .filter(pl.col("orders") == len(set(orders)), pl.col("least") >= margin, pl.col("least") > 0)
+    ahead = mean_scores(verdicts, orders, least=pl.col("mfd").min()).filter(
+        pl.col("least") >= margin, pl.col("least") > 0
     )
     given = {identity: broken_reason(*said) for identity, *said in answers.select(_ANSWER).iter_rows()}
     led = {*ahead["instruction_id"]}

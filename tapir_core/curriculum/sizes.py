@@ -60,8 +60,10 @@ def likely_parts(config: RunConfig, number: int, rows: float) -> tuple[int, int]
 
 def are_open(config: RunConfig) -> bool:
     """Whether a size is left to the pool."""
-    asked = (config.round(number).examples for number in config.round_numbers)
-    return "auto" in (config.basic_tuning.examples, *asked)
+    return "auto" in (
+        config.basic_tuning.examples,
+        *(config.round(number).examples for number in config.round_numbers),
+    )
 
 
 def auto_sizes(config: RunConfig, rows: int, own: int) -> tuple[RunConfig, tuple[str, ...]]:

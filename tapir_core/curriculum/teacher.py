@@ -74,8 +74,11 @@ def split_usable(
     for given in (answers, labels.select("instruction_id", "task_type")):
         rows = rows.join(given, on="instruction_id", how="left", validate="1:1", maintain_order="left")
     reasons = pl.Series([_why_unusable(row, wrong) for row in rows.iter_rows(named=True)], dtype=pl.String)
-    columns = ("instruction_id", "instruction", "system", "task_type", "response")
-    examples = rows.filter(reasons.is_null()).select(*columns, cs.by_name(turns.EARLIER, require_all=False), more)
+    examples = rows.filter(reasons.is_null()).select(
+        *("instruction_id", "instruction", "system", "task_type", "response"),
+        cs.by_name(turns.EARLIER, require_all=False),
+        more,
+    )
     return Usable(examples.sort("instruction_id"), dict(sorted(Counter(reasons.drop_nulls()).items())))
 
 
@@ -111,8 +114,10 @@ class Labelling:
 
     def render(self, prompt: Prompt, instruction: str) -> str:
         """The teacher's message."""
-        listed = "\n".join(map(self._types.described, self._types.names))
-        text = prompt.render(instruction=neutralise(instruction), task_types=listed)
+        text = prompt.render(
+            instruction=neutralise(instruction),
+            task_types="\n".join(map(self._types.described, self._types.names)),
+        )
         return self._form.asked_by(text) if self._form else text
 
     def parse(self, raw: str | None) -> str | Unparsed:

@@ -160,8 +160,10 @@ class BaselineStudent:
 
     @property
     def _places(self) -> tuple[StageAt, StageAt]:
-        items = BENCHMARK_ITEMS.at(benchmark=self.benchmark)
-        return items, BENCHMARK_ANSWERS.at(self.named.round, benchmark=self.benchmark)
+        return (
+            BENCHMARK_ITEMS.at(benchmark=self.benchmark),
+            BENCHMARK_ANSWERS.at(self.named.round, benchmark=self.benchmark),
+        )
 
     @cached_property
     def _held(self) -> list[dataset.DatasetRef]:
@@ -357,9 +359,11 @@ class Judging(Benchmark[_J]):
             for name, of in categories.items()
             for metric, figure in self.figures(of, judged, whole=name == ALL).items()
         }
-        logprobs = self.settings.logprobs_asked
         return withhold_categories(
-            found, failures_in_words(judged, field=self.where, baseline=self.baseline_name, logprobs=logprobs)
+            found,
+            failures_in_words(
+                judged, field=self.where, baseline=self.baseline_name, logprobs=self.settings.logprobs_asked
+            ),
         )
 
     def given_answers(self, model: str, items: pl.DataFrame) -> pl.DataFrame:
@@ -402,9 +406,13 @@ class Judging(Benchmark[_J]):
             if self.against is None
             else self.against.answers(items, self.found_by)
         )
-        whose = f"{self.where}.baseline: {self.baseline_name}"
         return items.with_columns(
-            baseline=self._in_places(found, items, whose, "give the answers to the same questions")
+            baseline=self._in_places(
+                found,
+                items,
+                f"{self.where}.baseline: {self.baseline_name}",
+                "give the answers to the same questions",
+            )
         )
 
     def _in_places(
@@ -505,10 +513,12 @@ def exchanges_of(items: pl.DataFrame, answers: pl.DataFrame) -> list[Exchange]:
 
     Blanks around an answer and around a baseline's are left out: they are no part of either side's length.
     """
-    given = answers.select("question_id", "turn", "response")
-    rows = items.join(given, on=["question_id", "turn"], how="left", maintain_order="left").select(
-        "question_id", "category", "question", "reference", "baseline", "response"
-    )
+    rows = items.join(
+        answers.select("question_id", "turn", "response"),
+        on=["question_id", "turn"],
+        how="left",
+        maintain_order="left",
+    ).select("question_id", "category", "question", "reference", "baseline", "response")
     turns = statistics.grouped(
         ((question_id, category), Turn(question, reference, *(text and text.strip() for text in replies)))
         for question_id, category, question, reference, *replies in rows.iter_rows()

@@ -203,9 +203,14 @@ class LmEval(Marking[LmEvalBenchmark]):
             "answers": answers,
         }
         assert self.scripts is not None
-        python = self._python(f"{self._task}: {settings.python}")
         try:
-            said = self.scripts.run("lm_eval_main", job, python=python, environment=_OFFLINE, log="lm-eval")
+            said = self.scripts.run(
+                "lm_eval_main",
+                job,
+                python=self._python(f"{self._task}: {settings.python}"),
+                environment=_OFFLINE,
+                log="lm-eval",
+            )
         except ScriptFailed as failure:
             raise self._explain(failure) from failure
         if "refused" in said:
@@ -257,12 +262,11 @@ def _by_metric(
     exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]
 ) -> dict[str, dict[str, list[float | None]]]:
     """Metric → question → its marks; one that is nothing where the question has none."""
-    found: dict[str, dict[str, list[float | None]]] = {}
-    for (question, _, metric, _), mark in judged.items():
-        found.setdefault(metric, {}).setdefault(question, []).append(mark.value)
+    found = statistics.grouped((metric, (question, mark.value)) for (question, _, metric, _), mark in judged.items())
+    of_questions = {metric: statistics.grouped(marks) for metric, marks in found.items()}
     return {
         metric: {each.question_id: marks.get(each.question_id, [None]) for each in exchanges}
-        for metric, marks in found.items()
+        for metric, marks in of_questions.items()
     }
 
 

@@ -169,8 +169,11 @@ def score_answers(
         ]
         return {**found, NATURAL: statistics.estimate_ratio(pairs, scale=statistics.SHARE, unit="answers")}
 
-    graded = grade_answers(questions, answers, marks)
-    return _figures_of_splits(graded, figures, "heldout", f"verifier {verifier}" if verifier else _RULE, "", settings)
+    return _figures_of_splits(
+        grade_answers(questions, answers, marks),
+        figures,
+        *("heldout", f"verifier {verifier}" if verifier else _RULE, "", settings),
+    )
 
 
 def score_judged(

@@ -21,7 +21,7 @@ WINNERS = ("teacher", "tie", "student")
 """Whose answer has the higher score."""
 
 _DIGITS = 9
-"""As in the MFD: scores with decimals must not miss a tie by a rounding error."""
+"""Scores with decimals must not miss a tie, or become harder than δ, by a rounding error in the 16th digit."""
 
 NO_TASK_TYPE = "no task type"
 """Category of instructions that came without a task type."""
@@ -81,18 +81,34 @@ class UnscoredVerdicts:
     """Task type → unscored share of its verdicts; the highest share first, then by name."""
 
 
-def mean_scores(verdicts: pl.DataFrame, orders: Sequence[str]) -> pl.DataFrame:
-    """instruction_id, student_score, teacher_score, mfd: means over ``orders``, sorted by id.
+BOTH_ORDERS = ("teacher_first", "student_first")
 
-    One row an instruction that is scored in every one of ``orders``.
+
+def mfd_of(order: str) -> pl.Expr:
+    """Of an instruction's verdicts the MFD in one order."""
+    return pl.col("mfd").filter(pl.col("order") == order).mean()
+
+
+ORDER_GAP = (mfd_of("teacher_first") - mfd_of("student_first")).round(_DIGITS)
+"""Of an instruction's verdicts: how far the order of the two answers moves the MFD."""
+
+
+def mean_scores(verdicts: pl.DataFrame, orders: Sequence[str], **more: pl.Expr) -> pl.DataFrame:
+    """instruction_id, student_score, teacher_score, mfd: means over ``orders``, sorted by id; then ``more``.
+
+    One row an instruction that is scored in every one of ``orders``. ``more`` are figures of its verdicts in these, by
+    name; a verdict has the `mfd` of its own order.
     """
+    gap = (pl.col("teacher_score") - pl.col("student_score")).round(_DIGITS)
     return (
-        _scored(verdicts)
-        .filter(pl.col("order").is_in(list(orders)))
+        verdicts.filter(pl.col("order").is_in(list(orders)), status="scored")
+        .drop_nulls(["student_score", "teacher_score"])
+        .with_columns(mfd=gap)
         .group_by("instruction_id")
         .agg(
             pl.col("student_score", "teacher_score", "mfd").mean().round(_DIGITS),
             pl.col("order").n_unique().alias("orders"),
+            **more,
         )
         .filter(pl.col("orders") == len(set(orders)))
         .sort("instruction_id")
@@ -105,16 +121,8 @@ def pair_orders(verdicts: pl.DataFrame) -> pl.DataFrame:
 
     One row an instruction that is scored in both orders; empty when the judge was asked in one order only.
     """
-    scored = _scored(verdicts)
-    one, other = (
-        scored.filter(order=order).select("instruction_id", pl.col("mfd").alias(order))
-        for order in ("teacher_first", "student_first")
-    )
-    return (
-        one.join(other, on="instruction_id", validate="1:1")
-        .with_columns(order_gap=(pl.col("teacher_first") - pl.col("student_first")).round(_DIGITS))
-        .sort("instruction_id")
-    )
+    gaps = {order: mfd_of(order) for order in BOTH_ORDERS}
+    return mean_scores(verdicts, BOTH_ORDERS, **gaps, order_gap=ORDER_GAP).select("instruction_id", *gaps, "order_gap")
 
 
 def measure_orders(pairs: pl.DataFrame) -> OrderAgreement:
@@ -196,9 +204,3 @@ def _agree(first: pl.Series, second: pl.Series) -> tuple[Estimate, Estimate, Est
 def _winners(mfd: pl.Series) -> list[str]:
     """Whose answer has the higher score."""
     return ["teacher" if gap > 0 else "student" if gap < 0 else "tie" for gap in mfd]
-
-
-def _scored(verdicts: pl.DataFrame) -> pl.DataFrame:
-    """Scored verdicts with the MFD of their own order."""
-    gap = (pl.col("teacher_score") - pl.col("student_score")).round(_DIGITS)
-    return verdicts.filter(status="scored").drop_nulls(["student_score", "teacher_score"]).with_columns(mfd=gap)

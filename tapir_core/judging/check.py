@@ -107,8 +107,7 @@ def _plain_pairs(number: int, problem: Problem, rng: random.Random) -> list[Chec
 
 def _wrong_result(problem: Problem, rng: random.Random) -> str:
     """The result of another problem of the family, as far from the right one as some draws give."""
-    family = FAMILIES[problem.family]
-    drawn = [draw_problem(family, problem.level, "pool", rng).reference for _ in range(_CANDIDATES)]
+    drawn = [draw_problem(FAMILIES[problem.family], problem.level, "pool", rng).reference for _ in range(_CANDIDATES)]
     wrong = [result for result in drawn if not verifiers.is_correct(f"Answer: {result}", problem.reference)]
     return min(wrong, key=lambda result: grade(f"Answer: {result}", problem), default="I cannot tell")
 
@@ -328,7 +327,5 @@ def in_words(estimate: statistics.Estimate, form: str, unit: str = "") -> str:
     """The figure in this form, behind it its ``unit``, its interval and n as far as it has them; – without a figure."""
     if estimate.value is None:
         return "–"
-    said = f"{estimate.value:{form}}{' ' * bool(unit)}{unit}"
-    if estimate.low is None or estimate.high is None:
-        return said
-    return f"{said} ({estimate.low:{form}} to {estimate.high:{form}}, n = {estimate.n})"
+    span = estimate.span(f"{{:{form}}}".format)
+    return f"{estimate.value:{form}}{' ' * bool(unit)}{unit}{f' ({span}, n = {estimate.n})' if span else ''}"

@@ -189,12 +189,18 @@ def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
 def brief_tables(compared: ComparedArms) -> list[page.Table]:
     """What a reader of a Markdown page wants of each arm: its score and difference, and what it cost."""
     ratios = [_costs("Tokens", "tokens_ratio", _ratio), _costs("Steps", "steps_ratio", _ratio)]
-    of_ratios = "Tokens and steps: of all rounds after S_0, as ratios to the reference."
-    notes = " ".join([_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared), of_ratios])
-    costs = f"Tokens: of all rounds after S_0. {_IN_ALL_NOTE} {_asked_note(compared)}"
+    notes = [
+        *(_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared)),
+        "Tokens and steps: of all rounds after S_0, as ratios to the reference.",
+    ]
     return [
-        _table("Results", compared, [*_SCORES, *_natural(compared), *ratios], notes),
-        _table("Costs", _arms(compared), [_costs("Tokens", "tokens"), *_IN_ALL, *_CALLS[:3]], costs),
+        _table("Results", compared, [*_SCORES, *_natural(compared), *ratios], " ".join(notes)),
+        _table(
+            "Costs",
+            _arms(compared),
+            [_costs("Tokens", "tokens"), *_IN_ALL, *_CALLS[:3]],
+            f"Tokens: of all rounds after S_0. {_IN_ALL_NOTE} {_asked_note(compared)}",
+        ),
     ]
 
 

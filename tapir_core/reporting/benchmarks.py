@@ -65,7 +65,21 @@ def figures_tables(name: str, figures: pl.DataFrame | None) -> list[page.Table]:
     of_judges = {f", judged by {part['judge'][0]}" if len(parts) > 1 else "": part for part in parts}
     return [
         page.table_of(
-            f"Benchmarks of {name}{judge}", _FIGURES, part.to_dicts(), text_columns=4, note=beside_in_words(part)
+            f"Benchmarks of {name}{judge}",
+            (
+                ("Benchmark", lambda row: row["benchmark"]),
+                ("Figure", lambda row: metric_label(row["metric"])),
+                ("Category", lambda row: row["category"]),
+                ("Note", lambda row: row["note"]),
+                ("Value", lambda row: formats.number(row["value"])),
+                ("Standard error", lambda row: formats.number(row["stderr"])),
+                ("95 % interval", lambda row: _span(row) or formats.NOTHING),
+                ("n", lambda row: formats.count(row["n"])),
+                ("Failed", lambda row: formats.count(row["n_failed"])),
+            ),
+            part.to_dicts(),
+            text_columns=4,
+            note=beside_in_words(part),
         )
         for judge, part in of_judges.items()
     ]
@@ -95,8 +109,9 @@ def figures_side_by_side(rows: pl.DataFrame) -> page.Table:
         cells = (_cell(found[student]) if student in found else formats.NOTHING for student in students)
         shown.append((metric_label(str(metric)), str(category), *cells, most))
     note = f"In brackets the 95 % interval; n counts what failed, too. {beside_in_words(rows)} {_notes(rows)}"
-    columns = ("Figure", "Category", *students, "n")
-    return page.Table(rows["benchmark"][0], columns, tuple(shown), text_columns=2, note=note.strip())
+    return page.Table(
+        rows["benchmark"][0], ("Figure", "Category", *students, "n"), tuple(shown), text_columns=2, note=note.strip()
+    )
 
 
 def _cell(row: dict[str, Any]) -> str:
@@ -108,19 +123,6 @@ def _cell(row: dict[str, Any]) -> str:
 
 def _span(row: dict[str, Any]) -> str:
     return "" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
-
-
-_FIGURES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("Benchmark", lambda row: row["benchmark"]),
-    ("Figure", lambda row: metric_label(row["metric"])),
-    ("Category", lambda row: row["category"]),
-    ("Note", lambda row: row["note"]),
-    ("Value", lambda row: formats.number(row["value"])),
-    ("Standard error", lambda row: formats.number(row["stderr"])),
-    ("95 % interval", lambda row: _span(row) or formats.NOTHING),
-    ("n", lambda row: formats.count(row["n"])),
-    ("Failed", lambda row: formats.count(row["n_failed"])),
-)
 
 
 def beside_in_words(rows: pl.DataFrame) -> str:
@@ -201,11 +203,18 @@ def paired_rows(
     rows: list[tuple[str, ...]] = []
     for metric in sorted(after.keys() & before.keys()):
         found = statistics.compare_paired(after[metric], before[metric], max_failed_share=max_failed_share, unit=unit)
-        span = formats.NOTHING if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
-        value = formats.NOTHING if found.value is None else formats.points(found.value)
-        figures = (value, formats.number(found.stderr), span, formats.number(found.p, 4))
         rows.append(
-            (*names, metric_label(metric), found.note, *figures, formats.count(found.n), formats.count(found.failed))
+            (
+                *names,
+                metric_label(metric),
+                found.note,
+                formats.points(found.value),
+                formats.number(found.stderr),
+                found.span("{:+.2f}".format) or formats.NOTHING,
+                formats.number(found.p, 4),
+                formats.count(found.n),
+                formats.count(found.failed),
+            )
         )
     return rows
 

@@ -9,6 +9,7 @@ from bisect import bisect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -130,8 +131,11 @@ def _choose_verdicts(
     verdicts: pl.DataFrame, pairs: pl.DataFrame, answers: pl.DataFrame, pool: pl.DataFrame
 ) -> tuple[types.Example, ...]:
     """At most ten instructions with what was judged and the replies, the same ones for the same verdicts."""
-    unequal = pairs.filter(pl.col("order_gap") != 0)
-    widest = unequal.sort(pl.col("order_gap").abs(), "instruction_id", descending=[True, False]).head(_EACH)
+    widest = (
+        pairs.filter(pl.col("order_gap") != 0)
+        .sort(pl.col("order_gap").abs(), "instruction_id", descending=[True, False])
+        .head(_EACH)
+    )
     chosen = [
         (identity, f"order gap {gap:+.1f}") for identity, gap in widest.select("instruction_id", "order_gap").rows()
     ]
@@ -191,19 +195,22 @@ def render_judge_report(found: JudgeRound) -> str:
         replace(plot_unscored(whole.unscored.reasons), table=tables["judge-unscored"]),
         page.section_of(tables["judge-task-types"], folded=True) if whole.unscored.reasons else None,
     ]
-    said = position_sentence(found), agreement_sentence(found), length_sentence(found), unscored_sentence(found)
-    return page.render_page("judge_report.html.jinja2", sections, found=found, said=said)
+    return page.render_page(
+        "judge_report.html.jinja2",
+        sections,
+        found=found,
+        said=(position_sentence(found), agreement_sentence(found), length_sentence(found), unscored_sentence(found)),
+    )
 
 
 def position_sentence(found: JudgeRound) -> str:
     """Whether the judge favours the answer that it is shown first, or second."""
-    order = found.judge.expected_orders[0]
     if found.whole.agreement is None:
         return (
             "The judge saw one answer a call, so there is no position to favour."
             if not found.judge.asked_as.shows_both
-            else f"The judge saw every pair in one order only, {order.replace('_', ' ')}, so a favoured position "
-            "cannot be told."
+            else f"The judge saw every pair in one order only, {found.judge.expected_orders[0].replace('_', ' ')}, so "
+            "a favoured position cannot be told."
         )
     gap = found.whole.agreement.gap
     favoured, told = favoured_position(gap), f"order gap {in_words(gap, points)}"
@@ -264,9 +271,9 @@ def in_words(estimate: statistics.Estimate, cell: _Cell) -> str:
     return (
         f"not defined ({estimate.note})"
         if estimate.value is None
+        else f"{cell(estimate.value)} (95 % interval {span})"
+        if (span := estimate.span(cell))
         else f"{cell(estimate.value)} (no interval: {estimate.note})"
-        if estimate.low is None or estimate.high is None
-        else f"{cell(estimate.value)} (95 % interval {cell(estimate.low)} to {cell(estimate.high)})"
     )
 
 
@@ -363,9 +370,7 @@ def _cells(estimate: statistics.Estimate, cell: _Cell) -> tuple[str, str]:
     """A figure and its interval, or why there is none."""
     if estimate.value is None:
         return f"not defined: {estimate.note}", NOTHING
-    if estimate.low is None or estimate.high is None:
-        return cell(estimate.value), f"none: {estimate.note}"
-    return cell(estimate.value), f"{cell(estimate.low)} to {cell(estimate.high)}"
+    return cell(estimate.value), estimate.span(cell) or f"none: {estimate.note}"
 
 
 def plot_length(scores: pl.DataFrame) -> page.Section:
@@ -373,9 +378,9 @@ def plot_length(scores: pl.DataFrame) -> page.Section:
 
     def fill(axes: Any) -> None:
         for who, colour, marker in (("student", page.COLOURS[1], "o"), ("teacher", page.COLOURS[0], "s")):
-            chars, means = _by_length(scores, who)
-            style = {"color": colour, "marker": marker, "label": f"{who}'s answer"}
-            page.points_with_intervals(axes, zip(chars, means, strict=True), style)
+            page.points_with_intervals(
+                axes, _by_length(scores, who), color=colour, marker=marker, label=f"{who}'s answer"
+            )
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set(xlim=(0, None), xlabel="mean length of the answers of a group, characters")
         axes.set(ylim=(0.5, 10.5), ylabel="mean score, points")
@@ -389,27 +394,25 @@ def plot_length(scores: pl.DataFrame) -> page.Section:
 
 
 def plot_unscored(reasons: Mapping[str, int]) -> page.Section:
-    """Unscored verdicts by reason; the rarest reasons are one bar."""
-    shown = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    bars = [(_plain(reason), count) for reason, count in shown[:_REASONS]]
-    rest = sum(count for _, count in shown[_REASONS:])
-    bars += [("other reasons", rest)] if rest else []
-    names, series = [reason for reason, _ in bars], [("", page.COLOURS[0], [count for _, count in bars])]
+    """Unscored verdicts by reason, the most frequent first; the rarest reasons are one bar."""
+    names, counts = [_plain(reason) for reason in reasons][:_REASONS], [*reasons.values()]
+    if len(counts) > _REASONS:
+        names, counts = [*names, "other reasons"], [*counts[:_REASONS], sum(counts[_REASONS:])]
+    series = [("", page.COLOURS[0], counts)]
     return page.Section(
         "What was left unscored",
-        plot=page.draw_stacked("Unscored verdicts by reason", names, series, "unscored verdicts") if bars else None,
+        plot=page.draw_stacked("Unscored verdicts by reason", names, series, "unscored verdicts") if names else None,
         note="An unscored verdict is in no mean; its instruction is in neither seeds nor easy.",
     )
 
 
-def _by_length(scores: pl.DataFrame, who: str) -> tuple[list[float], list[statistics.Estimate]]:
+def _by_length(scores: pl.DataFrame, who: str) -> list[tuple[float, statistics.Estimate]]:
     """Mean length and mean score of up to ten groups of equal size, from the shortest answers to the longest."""
     rows = scores.sort(f"{who}_chars", "instruction_id")
     groups = min(_BINS, rows.height)
     cuts = [rows.height * step // groups for step in range(groups + 1)]
     parts = [rows.slice(start, stop - start) for start, stop in pairwise(cuts)]
-    chars = [sum(part[f"{who}_chars"].to_list()) / part.height for part in parts]
-    return chars, [statistics.estimate_mean(part[f"{who}_score"].to_list()) for part in parts]
+    return [(fmean(part[f"{who}_chars"]), statistics.estimate_mean(part[f"{who}_score"].to_list())) for part in parts]
 
 
 def _plain(reason: str) -> str:

@@ -269,10 +269,10 @@ def interval_bars(
 def points_with_intervals(
     axes: Any,
     points: Iterable[tuple[float, statistics.Estimate | None]],
-    style: Mapping[str, Any],
     *,
     scale: float = 1.0,
     sideways: bool = False,
+    **style: Any,
 ) -> None:
     """A line of points (place, figure) with intervals, less those without a figure.
 
@@ -323,8 +323,15 @@ def draw_points(
 
     def fill(axes: Any) -> None:
         for each in shown:
-            style = {"color": each.colour, "marker": each.marker, "label": each.label}
-            points_with_intervals(axes, each.points, style, scale=scale, sideways=bool(names))
+            points_with_intervals(
+                axes,
+                each.points,
+                scale=scale,
+                sideways=bool(names),
+                color=each.colour,
+                marker=each.marker,
+                label=each.label,
+            )
         if names:
             name_rows(axes, names)
         axes.set(**settings)

@@ -39,7 +39,6 @@ _MOST_STEPS = 400
 """Points of one training's curve."""
 _CURVES = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
 """What a trainer notes of each step → what its panel is called."""
-_TITLE = "Loss, learning rate and gradient norm by step"
 _OWN_CURVES = {"preferred": "share of pairs gained", "gap": "teacher's lead, nats a token"}
 """The same of a training to prefer, and of one on-policy."""
 _HABITS = {
@@ -126,7 +125,14 @@ def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:
 
     return page.Section(
         "Training",
-        plot=page.draw(_TITLE, 1.5 * len(shown_of) + 0.1, fill, legend=6, nrows=len(shown_of), sharex=True)
+        plot=page.draw(
+            "Loss, learning rate and gradient norm by step",
+            1.5 * len(shown_of) + 0.1,
+            fill,
+            legend=6,
+            nrows=len(shown_of),
+            sharex=True,
+        )
         if curves
         else None,
         note="Each training begins with a new optimizer and a course of the learning rate of its own. Loss: on the "
@@ -179,8 +185,14 @@ def plot_mfd(rounds: Sequence[RoundSummary]) -> page.Section:
             axes.set_title(f"{round_name(each.number)}: student {student_name(each.number - 1)}{seeds}")
             if each.delta is not None:
                 axes.axvline(each.delta, color=page.COLOURS[3], linewidth=1.4, linestyle="--")
-                beside = {"xycoords": ("data", "axes fraction"), "xytext": (4, -8), "textcoords": "offset points"}
-                axes.annotate(f"δ = {each.delta:.2f}", (each.delta, 1), color=page.COLOURS[3], **beside)
+                axes.annotate(
+                    f"δ = {each.delta:.2f}",
+                    (each.delta, 1),
+                    xycoords=("data", "axes fraction"),
+                    xytext=(4, -8),
+                    textcoords="offset points",
+                    color=page.COLOURS[3],
+                )
         panels[0, 0].figure.supylabel("instructions", fontsize=9)
         panels[-1, 0].set_xlabel("MFD = teacher's score − student's score, points of the judge's scale")
 
@@ -205,9 +217,15 @@ def plot_order_gap(judged: Mapping[str, pl.Series]) -> page.Section:
         axes.axvline(0, color=page.INK, linewidth=0.8)
         for (name, gaps), colour in zip(shown, page.COLOURS, strict=False):
             mean = statistics.estimate_mean(gaps)
-            label = f"{name}, mean {mean.value:+.2f}"
-            style = {"histtype": "step", "linewidth": 1.5, "color": colour, "label": label}
-            axes.hist(gaps, bins=edges, weights=[100 / len(gaps)] * len(gaps), **style)
+            axes.hist(
+                gaps,
+                bins=edges,
+                weights=[100 / len(gaps)] * len(gaps),
+                histtype="step",
+                linewidth=1.5,
+                color=colour,
+                label=f"{name}, mean {mean.value:+.2f}",
+            )
             axes.axvline(mean.value, color=colour, linewidth=1, linestyle="--")
             if mean.low is not None and mean.high is not None:
                 axes.axvspan(mean.low, mean.high, color=colour, alpha=0.2, linewidth=0)
@@ -237,8 +255,15 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> page.Section:
         axes.scatter(target, places, s=110, marker="|", color=page.COLOURS[3], linewidths=1.8, label="target")
         for offset, ((each, _), table) in enumerate(zip(shown, shares, strict=True)):
             heights = [place + 0.22 * (offset - (len(shown) - 1) / 2) for place in places]
-            style = {"s": 16, "marker": _MARKERS[offset], "color": page.COLOURS[offset], "zorder": 3}
-            axes.scatter(100 * table["got"], heights, label=f"got in {round_name(each.number)}", **style)
+            axes.scatter(
+                100 * table["got"],
+                heights,
+                s=16,
+                marker=_MARKERS[offset],
+                color=page.COLOURS[offset],
+                zorder=3,
+                label=f"got in {round_name(each.number)}",
+            )
         page.name_rows(axes, names, lines=True)
         axes.set(xlim=(0, None), xlabel="share of the examples, %")
 
@@ -281,11 +306,10 @@ def plot_headlines(summary: RunSummary) -> page.Section | None:
     panels = headline_panels(summary)
     if not panels:
         return None
-    curves = plot_benchmarks([(label, rows.filter(category=ALL)) for label, rows in panels])
     beside = beside_in_words(pl.concat([rows for _, rows in panels]))
     return page.Section(
         "Benchmarks",
-        plot=curves,
+        plot=plot_benchmarks([(label, rows.filter(category=ALL)) for label, rows in panels]),
         note=sentences.together(("Lines are 95 % intervals over questions. No decision reads these figures.", beside)),
     )
 
@@ -302,15 +326,24 @@ def plot_categories(summary: RunSummary) -> list[page.Section]:
             for (student, rows), colour in zip(figures.items(), (page.GREY, *page.COLOURS), strict=False)
         ]
         known = {each[:2]: each[2:] for each in of.select("number", "category", "value", "note").rows()}
-        lacking = dict[str, list[str]]()
-        for student, name in product(shown, of["category"].unique(maintain_order=True)):
-            value, why = known.get((student, name), (None, "not asked"))
-            if value is None:
-                lacking.setdefault(f"{student_name(student)}: {why or 'no figure'}", []).append(name)
+        asked = (
+            (student, name, *known.get((student, name), (None, "not asked")))
+            for student, name in product(shown, of["category"].unique(maintain_order=True))
+        )
+        lacking = statistics.grouped(
+            (f"{student_name(student)}: {why or 'no figure'}", name)
+            for student, name, value, why in asked
+            if value is None
+        )
         told = "; ".join(f"{', '.join(names)} ({why})" for why, names in lacking.items())
-        plot = page.draw_categories(f"{label} by category", label, series, legend_columns=3, scale=1, most=None)
-        note = sentences.together((f"Without a figure: {told}." if told else "", beside_in_words(rows)))
-        sections += [page.Section(f"{label} by category", plot=plot, note=note)]
+        title = f"{label} by category"
+        sections.append(
+            page.Section(
+                title,
+                plot=page.draw_categories(title, label, series, legend_columns=3, scale=1, most=None),
+                note=sentences.together((f"Without a figure: {told}." if told else "", beside_in_words(rows))),
+            )
+        )
     return sections
 
 
@@ -320,9 +353,8 @@ def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
     def fill(found: Any) -> None:
         for place, (axes, (label, rows)) in enumerate(zip(found[:, 0], panels, strict=True)):
             figures = [statistics.Estimate(*figure) for figure in rows.select("value", "low", "high").rows()]
-            style = {"color": page.COLOURS[place % len(page.COLOURS)], "marker": "o"}
             for _, points in _apart([*enumerate(figures)], rows["number"].to_list()):
-                page.points_with_intervals(axes, points, style)
+                page.points_with_intervals(axes, points, color=page.COLOURS[place % len(page.COLOURS)], marker="o")
             axes.set(title=label, **_student_axis(rows["number"].to_list()))
         found[-1, 0].set_xlabel("student")
 
@@ -340,8 +372,11 @@ def _apart(points: Sequence[_Item], students: Sequence[int], label: str = "") ->
 
 def _student_axis(rounds: Sequence[int]) -> dict[str, Any]:
     """Settings of axes whose places are students."""
-    names = [*map(student_name, rounds)]
-    return {"xticks": range(len(rounds)), "xticklabels": names, "xlim": (-0.4, len(rounds) - 0.6)}
+    return {
+        "xticks": range(len(rounds)),
+        "xticklabels": [*map(student_name, rounds)],
+        "xlim": (-0.4, len(rounds) - 0.6),
+    }
 
 
 def _edges(values: Sequence[Iterable[float]]) -> list[float]:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import polars as pl
 
@@ -74,8 +73,13 @@ def run_card(summary: RunSummary, reader: RunReader, pages: Mapping[str, Mapping
     """
     path = summary.report_path
     address = "" if "://" in path else Path(path).absolute().as_uri()
-    sections = sections_of(CARD, summary, reader)
-    return page.render("run_card.md.jinja2", summary=summary, sections=sections, address=address, pages=pages)
+    return page.render(
+        "run_card.md.jinja2",
+        summary=summary,
+        sections=sections_of(CARD, summary, reader),
+        address=address,
+        pages=pages,
+    )
 
 
 Part = Callable[[RunSummary, RunReader], Iterable[page.Section | page.Table | None]]
@@ -203,7 +207,20 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
         use=use,
         backbone=backbone_name(config.student),
         judged=any(map(config.judges, range(1, rounds + 1))),
-        mixtures=page.table_of("", _MIXTURES, known),
+        mixtures=page.table_of(
+            "",
+            (
+                ("Round", lambda each: round_name(each.number)),
+                ("Examples", lambda each: count(each.mixture.rows if each.mixture else None)),
+                ("Asked for", lambda each: count(each.mixture.asked if each.mixture else None)),
+                ("Pool", partial(tables.from_origin, "pool")),
+                ("Seeds", partial(tables.from_origin, "seed")),
+                ("Expansion", partial(tables.from_origin, "expansion")),
+                ("Easy", partial(tables.from_origin, "easy")),
+                ("Refined", lambda each: count(each.refinement.accepted if each.refinement else None)),
+            ),
+            known,
+        ),
         shares=tables.shares_table(*known),
         scores=_scores(scores),
         benchmarks=benchmarks.figures_tables(student_name(round_number), asked),
@@ -236,8 +253,12 @@ def _front_matter(summary: RunSummary, round_number: int, scores: pl.DataFrame) 
     backbone = summary.config.student.backbone
     of_base: dict[str, str] = {"license": "unknown"}
     if _is_hub_id(backbone):
-        link = {"license_name": "that-of-the-base-model", "license_link": f"https://huggingface.co/{backbone}"}
-        of_base = {"base_model": backbone, "license": "other", **link}
+        of_base = {
+            "base_model": backbone,
+            "license": "other",
+            "license_name": "that-of-the-base-model",
+            "license_link": f"https://huggingface.co/{backbone}",
+        }
     wanted = (pl.col("category") == ALL) & pl.col("value").is_not_null() & ~pl.col("metric").is_in(LENGTHS)
     figures = scores.filter(wanted).iter_rows(named=True)
     results = [
@@ -267,7 +288,22 @@ def _scores(found: pl.DataFrame) -> page.Table:
     judged = found.select("judge", "settings").unique(maintain_order=True).rows()
     note = " ".join(f"Judged by {judge}; {settings}." for judge, settings in judged)
     in_order = found.sort(pl.col("category") != ALL, "benchmark", "split", "metric", maintain_order=True)
-    return page.table_of("", _SCORES, in_order.to_dicts(), text_columns=4, note=note)
+    return page.table_of(
+        "",
+        (
+            ("Benchmark", lambda row: row["benchmark"]),
+            ("Split", lambda row: row["split"]),
+            ("Category", lambda row: row["category"]),
+            ("Metric", lambda row: row["metric"]),
+            ("Value", lambda row: f"no figure: {row['note']}" if row["value"] is None else number(row["value"], 3)),
+            ("95 % interval", lambda row: NOTHING if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"),
+            ("n", lambda row: count(row["n"])),
+            ("Failed", lambda row: count(row["n_failed"])),
+        ),
+        in_order.to_dicts(),
+        text_columns=4,
+        note=note,
+    )
 
 
 def backbone_name(student: StudentConfig) -> str:
@@ -320,8 +356,16 @@ def _examples(reader: RunReader, students: list[int]) -> list[Example]:
         answers, row = [of[place] for of in given], rows[place]
         change = changes[answers[-2:][0].correct, answers[-1].correct]
         answers += [teacher[place]] if place in teacher else []
-        texts = (show_instruction(row), tuple(answers), row["system"] or "", references[place])
-        found.append(Example(change, row["task_type"] or "no task type", *texts))
+        found.append(
+            Example(
+                change,
+                row["task_type"] or "no task type",
+                show_instruction(row),
+                tuple(answers),
+                row["system"] or "",
+                references[place],
+            )
+        )
     return found
 
 
@@ -357,27 +401,6 @@ def _marked_by(who: str, texts: Mapping[str, str], references: Mapping[str, str]
     }
     return {at: Answer(who, _OUTCOMES[correct[at]], text, correct[at]) for at, text in texts.items()}
 
-
-_MIXTURES: tuple[tables.OfRound, ...] = (
-    ("Round", lambda each: round_name(each.number)),
-    ("Examples", lambda each: count(each.mixture.rows if each.mixture else None)),
-    ("Asked for", lambda each: count(each.mixture.asked if each.mixture else None)),
-    ("Pool", partial(tables.from_origin, "pool")),
-    ("Seeds", partial(tables.from_origin, "seed")),
-    ("Expansion", partial(tables.from_origin, "expansion")),
-    ("Easy", partial(tables.from_origin, "easy")),
-    ("Refined", lambda each: count(each.refinement.accepted if each.refinement else None)),
-)
-_SCORES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("Benchmark", lambda row: row["benchmark"]),
-    ("Split", lambda row: row["split"]),
-    ("Category", lambda row: row["category"]),
-    ("Metric", lambda row: row["metric"]),
-    ("Value", lambda row: f"no figure: {row['note']}" if row["value"] is None else number(row["value"], 3)),
-    ("95 % interval", lambda row: NOTHING if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"),
-    ("n", lambda row: count(row["n"])),
-    ("Failed", lambda row: count(row["n_failed"])),
-)
 
 _Change = tuple[bool | None, bool | None]
 

@@ -104,8 +104,11 @@ def state(run: RunSummary) -> str:
 
 def proposed(config: RunConfig) -> str:
     """Of a run that ends with the task types that its teacher proposed: what to do with them."""
-    edit = f"edit {TASK_TYPES} in the run's folder, then go on with it"
-    return f"Task types are proposed, nothing is trained: {edit}" if config.curriculum.task_types == "discover" else ""
+    return (
+        f"Task types are proposed, nothing is trained: edit {TASK_TYPES} in the run's folder, then go on with it"
+        if config.curriculum.task_types == "discover"
+        else ""
+    )
 
 
 def progress(run: RunSummary) -> str:
@@ -199,9 +202,8 @@ def format_note(run: RunSummary) -> str:
 def caution(run: RunSummary) -> str:
     """What weakens every figure: a stand-in, a teacher that judges itself, a judge that draws its scores."""
     judge = run.config.judge
-    judges = {"judge": [*judge.endpoints.values()]} if judge.endpoints else {}
-    endpoints = {"teacher": [run.config.teacher.endpoint], **judges}
-    standins = [who for who, of in endpoints.items() if all(each.is_standin for each in of)]
+    endpoints = {"teacher": [run.config.teacher.endpoint], "judge": [*judge.endpoints.values()]}
+    standins = [who for who, of in endpoints.items() if of and all(each.is_standin for each in of)]
     return together(
         (
             f"The {' and '.join(standins)} of this run {'is' if len(standins) == 1 else 'are'} the stand-in: rules for "

@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from tapir_core import stages as stages_
-from tapir_core import statistics
+from tapir_core import stages, statistics
 from tapir_core.calls.timing import Speed, speed_of
 from tapir_core.curriculum import unusable_reason
 from tapir_core.paths import AVERAGE, BACKBONE
@@ -35,9 +34,9 @@ _Values = Mapping[str, float | None]
 def serving_tables(reader: RunReader, best: int | None) -> list[page.Table]:
     """Both tables, of the student that is reported; none before one was trained. ``best`` is the best by dev split."""
     numbers = (each for each in reader.run.config.students if each != BACKBONE)
-    made = [each for each in numbers if reader.manifest(stages_.checkpoint_at(each))]
+    made = [each for each in numbers if reader.manifest(stages.checkpoint_at(each))]
     trained = [each for each in made if each != AVERAGE]
-    answered = [each for each in trained if reader.manifest(stages_.ANSWER_HELDOUT.at(each))]
+    answered = [each for each in trained if reader.manifest(stages.ANSWER_HELDOUT.at(each))]
     # Without a best student the last that answered the held-out set, or was trained.
     student = best if best in made else max(answered or trained, default=None)
     return [] if student is None else [before_after_table(reader, student), cost_table(reader, student)]
@@ -71,15 +70,15 @@ def before_after_table(reader: RunReader, student: int) -> page.Table:
     before, after = formats.student_name(BACKBONE), formats.student_name(student)
     judged = reader.run.config.data.judged is not None
     # The judged set, which the teacher answered too; without one, that with references.
-    heldout = reader.rows((stages_.JUDGED_HELDOUT if judged else stages_.HELDOUT).at())
+    heldout = reader.rows((stages.JUDGED_HELDOUT if judged else stages.HELDOUT).at())
     test = None if heldout is None else heldout.filter(split="test")
     answers = {
-        before: _with_ending(reader.rows(stages_.ANSWER_HELDOUT.at(BACKBONE)), test),
-        after: _with_ending(reader.rows(stages_.ANSWER_HELDOUT.at(student)), test),
-        "teacher": _with_ending(reader.rows(stages_.TEACH.at()), test if judged else reader.rows(stages_.POOL.at())),
+        before: _with_ending(reader.rows(stages.ANSWER_HELDOUT.at(BACKBONE)), test),
+        after: _with_ending(reader.rows(stages.ANSWER_HELDOUT.at(student)), test),
+        "teacher": _with_ending(reader.rows(stages.TEACH.at()), test if judged else reader.rows(stages.POOL.at())),
     }
     known = {name: rows for name, rows in answers.items() if rows is not None and rows.height}
-    of_answers = _of_answers(reader, student, known) if after in known else ()
+    of_answers = _of_answers(student, known) if after in known else ()
     rows = [row for row in (*of_answers, *_of_benchmarks(reader, student)) if row.cells]
     models = [name for name in answers if any(name in row.cells for row in rows)]
     return page.Table(
@@ -123,17 +122,17 @@ def _with_ending(answers: pl.DataFrame | None, asked: pl.DataFrame | None) -> pl
     return rows.with_columns(ending=pl.Series([unusable_reason(*each) or "" for each in told], dtype=pl.String))
 
 
-def _of_answers(reader: RunReader, student: int, known: Mapping[str, pl.DataFrame]) -> Iterator[_Row]:
+def _of_answers(student: int, known: Mapping[str, pl.DataFrame]) -> Iterator[_Row]:
     yield _Row("Answers", {name: formats.count(rows.height) for name, rows in known.items()})
     for ending, label in _ENDINGS.items():
         # 100 for an answer that ended so, 0 for another one, None where there is none.
         mark = pl.when(~pl.col("ending").str.starts_with("failed")).then(100.0 * (pl.col("ending") == ending))
         values = {name: dict(rows.select("instruction_id", mark).iter_rows()) for name, rows in known.items()}
-        yield _mean_row(reader, student, label, values, lambda value: formats.percent(value / 100), worse=1)
+        yield _mean_row(student, label, values, lambda value: formats.percent(value / 100), worse=1)
     tokens = pl.col("completion_tokens") * 1.0
     answered = {name: rows.drop_nulls("response").select("instruction_id", tokens) for name, rows in known.items()}
     lengths = {name: dict(rows.iter_rows()) for name, rows in answered.items()}
-    yield _mean_row(reader, student, "Tokens, mean", lengths, lambda value: formats.number(value, 1))
+    yield _mean_row(student, "Tokens, mean", lengths, lambda value: formats.number(value, 1))
     yield _Row("Tokens, median", {name: formats.number(median(of.values()), 1) for name, of in lengths.items() if of})
 
 
@@ -144,18 +143,20 @@ def _of_benchmarks(reader: RunReader, student: int) -> Iterator[_Row]:
         values = {each: benchmarks.headline_values(reader, name, each) for each in (BACKBONE, student)}
         metric = next(iter(values[student]), None)
         if metric is not None:
-            scores = [reader.rows(stages_.benchmark_stages(name, each)[-1]) for each in values if values[each]]
+            scores = [reader.rows(stages.benchmark_stages(name, each)[-1]) for each in values if values[each]]
             alike = all(scores[0][part][0] == scores[-1][part][0] for part in benchmarks.DIFFERS)  # type: ignore[index]
             shown = {formats.student_name(each): of[metric] for each, of in values.items() if metric in of}
-            limit = evaluation.asked[name].max_failed_share if alike else None
-            label = f"{name}: {benchmarks.metric_label(metric)}"
             yield _mean_row(
-                reader, student, label, shown, lambda value: formats.number(value, 1), worse=-1, limit=limit
+                student,
+                f"{name}: {benchmarks.metric_label(metric)}",
+                shown,
+                lambda value: formats.number(value, 1),
+                worse=-1,
+                limit=evaluation.asked[name].max_failed_share if alike else None,
             )
 
 
 def _mean_row(
-    reader: RunReader,
     student: int,
     label: str,
     values: Mapping[str, _Values],
@@ -181,7 +182,7 @@ def _mean_row(
 def cost_table(reader: RunReader, student: int) -> page.Table:
     """The student as this run served it, beside the teacher as it was called."""
     name, speed = formats.student_name(student), _speed_of(reader, student)
-    taught = _speed(reader, [stages_.TEACH.at()])
+    taught = _speed(reader, [stages.TEACH.at()])
     served = {name: served_as(reader, student), "teacher": _speed_cells(taught) | _price(reader)}
     labels = dict.fromkeys(label for of in served.values() for label in of)
     rows = [(label, *(of.get(label, formats.NOTHING) for of in served.values())) for label in labels]
@@ -211,12 +212,12 @@ def served_as(reader: RunReader, student: int) -> dict[str, str]:
 
 
 def _speed_of(reader: RunReader, student: int) -> Speed | None:
-    asked = [stages_.BENCHMARK_ANSWERS.at(student, benchmark=each) for each in reader.run.config.evaluation.asked]
-    return _speed(reader, [stages_.ANSWER_HELDOUT.at(student), stages_.ANSWER.at(student + 1), *asked])
+    asked = [stages.BENCHMARK_ANSWERS.at(student, benchmark=each) for each in reader.run.config.evaluation.asked]
+    return _speed(reader, [stages.ANSWER_HELDOUT.at(student), stages.ANSWER.at(student + 1), *asked])
 
 
-def _speed(reader: RunReader, stages: Iterable[stages_.StageAt]) -> Speed | None:
-    return speed_of([manifest.counts for at in stages if (manifest := reader.manifest(at)) is not None])
+def _speed(reader: RunReader, asked: Iterable[stages.StageAt]) -> Speed | None:
+    return speed_of([manifest.counts for at in asked if (manifest := reader.manifest(at)) is not None])
 
 
 def _speed_cells(speed: Speed | None) -> dict[str, str]:
@@ -232,7 +233,7 @@ def _speed_cells(speed: Speed | None) -> dict[str, str]:
 
 
 def _sizes(reader: RunReader, student: int) -> dict[str, str]:
-    at, storage = stages_.checkpoint_at(student), reader.run.storage
+    at, storage = stages.checkpoint_at(student), reader.run.storage
     manifest, sizes = reader.manifest(at), storage.files(at.folder)
     paths = [f"{at.folder}/{part.name}" for part in manifest.parts] if manifest else []
     weights = [_parameters(storage, path, sizes[path]) for path in paths if path.endswith(".safetensors")]
@@ -245,7 +246,7 @@ def _sizes(reader: RunReader, student: int) -> dict[str, str]:
 
 def _price(reader: RunReader) -> dict[str, str]:
     """Of the teacher's plain answers, at the prices of this run."""
-    manifest = reader.manifest(stages_.TEACH.at())
+    manifest = reader.manifest(stages.TEACH.at())
     usage = types.Usage.of(manifest.counts) if manifest else types.Usage()
     answers = usage.calls + usage.stored
     # Nothing charged is no price: the model may be one's own, or its price unknown.

@@ -27,6 +27,7 @@ from tapir_core.reporting.benchmarks import (
 )
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import BENCHMARK_ITEMS, EVALUATE, benchmark_stages, heldout_stages, lines
+from tapir_core.statistics import grouped
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader, formats, marks_on_test, max_failed_share, summarise
 from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usage
@@ -111,8 +112,12 @@ def render_side_by_side(shown: SideBySide) -> str:
         *map(page.section_of, shown.benchmarks),
         replace(_plot_answers(shown.runs), table=beside["answers"]),
     ]
-    cautions = dict.fromkeys(map(sentences.caution, shown.runs))
-    return page.render_page("side_by_side.html.jinja2", sections, runs=shown.runs, warnings=[*filter(None, cautions)])
+    return page.render_page(
+        "side_by_side.html.jinja2",
+        sections,
+        runs=shown.runs,
+        warnings=[*filter(None, dict.fromkeys(map(sentences.caution, shown.runs)))],
+    )
 
 
 def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:
@@ -317,11 +322,11 @@ class _Asked(NamedTuple):
 
 def _benchmarks_of_runs(asked: Iterable[_Asked]) -> list[page.Table]:
     """Each benchmark's figures with the runs' last students as columns: a table for each scale."""
-    by_scale: dict[tuple[str, ...], list[pl.DataFrame]] = defaultdict(list)
-    for each in asked:
-        if each.benchmark != _HELDOUT:
-            scores = each.scores.with_columns(student=pl.lit(each.student))
-            by_scale[each.benchmark, *each.scale.values()].append(scores)
+    by_scale = grouped(
+        ((each.benchmark, *each.scale.values()), each.scores.with_columns(student=pl.lit(each.student)))
+        for each in asked
+        if each.benchmark != _HELDOUT
+    )
     return [figures_side_by_side(pl.concat(alike)) for alike in by_scale.values()]
 
 
@@ -329,20 +334,24 @@ def _paired(first: _Asked, other: _Asked) -> list[tuple[str, ...]]:
     """A row for each headline, or one that says why the two cannot be compared."""
     names = (other.student, first.student, first.benchmark)
     differs = [words for part, words in _DIFFERS.items() if first.scale.get(part) != other.scale.get(part)]
-    unit = "instructions" if first.benchmark == _HELDOUT else "judgments"
-    limit = min(first.max_failed_share, other.max_failed_share)
-    return paired_rows(names, other.values, first.values, differs, max_failed_share=limit, unit=unit)
+    return paired_rows(
+        names,
+        other.values,
+        first.values,
+        differs,
+        max_failed_share=min(first.max_failed_share, other.max_failed_share),
+        unit="instructions" if first.benchmark == _HELDOUT else "judgments",
+    )
 
 
 def _asked(runs: Sequence[RunFolder]) -> dict[str, list[_Asked]]:
     """Held-out set and benchmark → the students that have figures of it, in the order of the runs."""
     found: dict[str, list[_Asked]] = defaultdict(list)
     for reader in map(RunReader, runs):
-        numbers = range(reader.run.config.run.rounds, -1, -1)
         for name in (_HELDOUT, *reader.run.config.evaluation.asked):
             of_students = (
                 _on_heldout(reader, number) if name == _HELDOUT else _on_benchmark(reader, name, number)
-                for number in numbers
+                for number in range(reader.run.config.run.rounds, -1, -1)
             )
             found[name] += islice(filter(None, of_students), 1)
     return {name: asked for name, asked in found.items() if asked}

@@ -48,8 +48,28 @@ def rounds_table(summary: types.RunSummary) -> Table:
 
 def stages_table(summary: types.RoundSummary) -> Table:
     """The stages of one round with rows, calls, spend and time."""
-    title = f"Stages of {formats.round_name(summary.number)}"
-    return table_of(title, _STAGE_COLUMNS, summary.stages, text_columns=2, note=_OVERLAP)
+    return table_of(
+        f"Stages of {formats.round_name(summary.number)}",
+        (
+            ("Stage", lambda stage: stage.name),
+            ("Asks", lambda stage: stage.asks or formats.NOTHING),
+            ("Rows", lambda stage: formats.count(stage.rows if STAGES[stage.name].columns else None)),
+            ("Missing", lambda stage: formats.count(sum(stage.missing.values()))),
+            ("Calls", lambda stage: formats.count(stage.usage.calls if stage.asks else None)),
+            ("From store", lambda stage: formats.count(stage.usage.stored if stage.asks else None)),
+            (
+                "Tokens",
+                lambda stage: formats.count(
+                    stage.usage.prompt_tokens + stage.usage.completion_tokens if stage.asks else None
+                ),
+            ),
+            ("USD", lambda stage: formats.number(stage.usage.usd if stage.asks in types.ROLES else None)),
+            ("Time", lambda stage: formats.duration(stage.seconds)),
+        ),
+        summary.stages,
+        text_columns=2,
+        note=_OVERLAP,
+    )
 
 
 def stage_seconds(summary: types.RunSummary) -> dict[str, dict[str, float]]:
@@ -161,15 +181,14 @@ def mfd_table(summary: types.RoundSummary) -> Table:
     mfd = [] if summary.difficulty is None else summary.difficulty["mfd"].to_list()
     bins = Counter(int(value // 1) for value in mfd)
     highest = max(bins.values(), default=1)
-    places = range(min(bins, default=0), max(bins, default=-1) + 1)
-    rows = tuple(
-        (f"{place} to {place + 1}", formats.count(bins[place]), "█" * round(30 * bins[place] / highest))
-        for place in places
-    )
-    return Table(
+    return table_of(
         f"MFD of {formats.round_name(summary.number)}",
-        ("MFD, points", "Instructions", "Histogram"),
-        rows,
+        (
+            ("MFD, points", lambda place: f"{place} to {place + 1}"),
+            ("Instructions", lambda place: formats.count(bins[place])),
+            ("Histogram", lambda place: "█" * round(30 * bins[place] / highest)),
+        ),
+        range(min(bins, default=0), max(bins, default=-1) + 1),
         note=f"δ = {formats.number(summary.delta)}, {formats.count(summary.seeds)} seeds; "
         "a bin holds its lower end, not its upper.",
     )
@@ -217,30 +236,40 @@ def metric_table(students: Sequence[types.RoundSummary], metric: str) -> Table:
     return _scores_table(metric, "", ("Student", "Split"), scores)
 
 
+_JUDGED: dict[str, tuple[str, Callable[[types.Score], str]]] = {
+    "Quality retention, %": (RETENTION, formats.accuracy),
+    "Win rate, %": (WIN_RATE, formats.accuracy),
+    "Score ratio": (SCORE_RATIO, lambda score: formats.number(score.value)),
+    "Characters, student": (LENGTHS[0], lambda score: formats.count(score.value)),
+    "Characters, teacher": (LENGTHS[1], lambda score: formats.count(score.value)),
+    "n": (RETENTION, lambda score: formats.count(score.n)),
+    "Unscored": (RETENTION, lambda score: formats.count(score.failed)),
+    "Same calls, %": (SAME_CALLS, formats.accuracy),
+}
+"""Column → the metric that it is of, and what a cell shows of its score."""
+
+
 def judged_table(students: Sequence[types.RoundSummary]) -> Table:
     """What the judge says of every student: each figure by split, with the length of both answers."""
-    rows = []
-    for each, split in product(students, ("dev", "test")):
-        found = {metric: each.score(split, metric=metric) for metric in (RETENTION, WIN_RATE, SCORE_RATIO, *LENGTHS)}
-        if (headline := found[RETENTION]) is not None:
-            values = [None if score is None else score.value for score in found.values()]
-            cells = (
-                *(formats.accuracy(found[metric]) for metric in (RETENTION, WIN_RATE)),
-                formats.number(values[2]),
-                *map(formats.count, (*values[3:], headline.n, headline.failed)),
-                *(formats.accuracy(called) for called in [each.score(split, metric=SAME_CALLS)] if called),
-            )
-            rows.append((formats.student_name(each.number), split, *cells))
+    judged = [
+        (each, split) for each, split in product(students, ("dev", "test")) if each.score(split, metric=RETENTION)
+    ]
+    calls = any(each.score(split, metric=SAME_CALLS) for each, split in judged)
+    columns = {name: shown for name, shown in _JUDGED.items() if calls or shown[0] != SAME_CALLS}
     note = sentences.score_note(each.score("test", metric=RETENTION) for each in students)
-    calls = max(map(len, rows), default=0) > 9
     return Table(
         "Judged against the teacher",
-        (
-            *("Student", "Split", "Quality retention, %", "Win rate, %", "Score ratio"),
-            *("Characters, student", "Characters, teacher", "n", "Unscored"),
-            *(["Same calls, %"] if calls else []),
+        ("Student", "Split", *columns),
+        tuple(
+            (
+                *(formats.student_name(each.number), split),
+                *(
+                    cell(score) if (score := each.score(split, metric=metric)) else formats.NOTHING
+                    for metric, cell in columns.values()
+                ),
+            )
+            for each, split in judged
         ),
-        tuple((*row, *[formats.NOTHING] * (9 + calls - len(row))) for row in rows),
         text_columns=2,
         note=f"{note} Win rate: ties count half. Score ratio: mean score of the student over that of the teacher. "
         "Characters: mean length of their answers; judges tend to prefer longer ones."
@@ -272,7 +301,12 @@ def decontamination_table(found: types.Decontamination | None) -> Table:
     """Instructions that were dropped, by the benchmark whose question they hold."""
     return table_of(
         "Decontamination",
-        _HITS_COLUMNS,
+        (
+            ("Benchmark", lambda row: row["benchmark"]),
+            ("Questions", lambda row: formats.count(row["questions"])),
+            ("Dropped from the pool", lambda row: formats.count(row["pool"])),
+            ("Kept out of the expansion", lambda row: formats.count(row["expansion"])),
+        ),
         found.benchmarks.rows(named=True) if found else (),
         note="An instruction that holds questions of several benchmarks counts for each. Held-out instructions are "
         "looked for by equality and shared words, those of benchmarks by near-duplicates too.",
@@ -285,7 +319,14 @@ def contaminated_table(found: types.Decontamination | None) -> Table:
     listed = rows.head(_LISTED).to_dicts()
     return table_of(
         "Instructions that hold an evaluation question",
-        _CONTAMINATED_COLUMNS,
+        (
+            ("Where", lambda row: row["place"]),
+            ("Question", lambda row: f"{row['benchmark']} {row['question_id']}"),
+            ("Rule", lambda row: row["rule"].replace("_", " ")),
+            ("Instruction", lambda row: text.shorten(row["instruction"], _SHOWN_CHARACTERS)),
+            ("Question's text", lambda row: text.shorten(row["question"], _SHOWN_CHARACTERS)),
+            ("ROUGE-L", lambda row: formats.number(row["similarity"])),
+        ),
         listed,
         text_columns=5,
         note=f"{formats.count(len(listed))} of {formats.count(rows.height)}, the least similar; all of them are in "
@@ -295,13 +336,48 @@ def contaminated_table(found: types.Decontamination | None) -> Table:
 
 def trainings_table(trainings: Mapping[str, Mapping[str, Any]]) -> Table:
     """What each student was trained on and what it took: what ``training.json`` says, and its round."""
-    return table_of("Training", _TRAINING_COLUMNS, ({"student": name, **each} for name, each in trainings.items()))
+    return table_of(
+        "Training",
+        (
+            ("Student", lambda each: each["student"]),
+            ("Learns to", lambda each: each.get("objective", "imitate")),
+            ("Steps", lambda each: formats.count(each.get("steps"))),
+            ("Batch", lambda each: formats.count(each.get("batch_size"))),
+            ("Prompts", lambda each: formats.count(each.get("prompts"))),
+            ("Examples", lambda each: formats.count(each.get("examples"))),
+            ("Left out", lambda each: formats.count(each.get("left_out"))),
+            ("Tokens", lambda each: formats.count(each.get("total_tokens"))),
+            ("With loss", lambda each: formats.count(each.get("trained_tokens"))),
+            ("Final loss", lambda each: formats.number(each.get("final_loss"), 3)),
+            (
+                "Preferred, last step",
+                lambda each: formats.percent([{}, *each.get("loss_curve", ())][-1].get("preferred")),
+            ),
+            ("Weights changed", lambda each: formats.percent(each.get("changed"))),
+            ("Tokens/s", lambda each: formats.count(each.get("tokens_per_second"))),
+            ("Time", lambda each: formats.duration(each.get("seconds"))),
+            ("Time of the machine", lambda each: formats.duration(each.get("machine_seconds"))),
+            ("USD", lambda each: formats.number(each.get("usd"))),
+            ("Precision", lambda each: each.get("precision", formats.NOTHING)),
+        ),
+        ({"student": name, **each} for name, each in trainings.items()),
+    )
 
 
 def habits_table(summary: types.RunSummary) -> Table:
     """How each student writes that was measured."""
     return table_of(
-        "How the students write", _HABITS_COLUMNS, [each for each in summary.rounds if each.habits != Habits()]
+        "How the students write",
+        (
+            ("Student", lambda each: formats.student_name(each.number)),
+            ("Tokens a whole answer", lambda each: formats.count(each.habits.length)),
+            ("Broken off", lambda each: formats.percent(each.habits.unended)),
+            ("Repeated words", lambda each: formats.percent(each.habits.repeated)),
+            ("From the teacher, nats a token", lambda each: formats.number(each.habits.divergence)),
+            ("Entropy, nats a token", lambda each: formats.number(each.habits.entropy)),
+            ("Alarm", lambda each: each.alarm or formats.NOTHING),
+        ),
+        [each for each in summary.rounds if each.habits != Habits()],
     )
 
 
@@ -385,67 +461,6 @@ _ROUND_ROWS: tuple[OfRound, ...] = (
     ("From store", lambda each: formats.count(each.usage.stored) if each.number > 0 else formats.NOTHING),
     ("USD", lambda each: formats.number(each.usage.usd) if each.number > 0 else formats.NOTHING),
     ("Time", lambda each: formats.duration(each.seconds)),
-)
-
-_STAGE_COLUMNS: tuple[tuple[str, Callable[[types.StageSummary], str]], ...] = (
-    ("Stage", lambda stage: stage.name),
-    ("Asks", lambda stage: stage.asks or formats.NOTHING),
-    ("Rows", lambda stage: formats.count(stage.rows if STAGES[stage.name].columns else None)),
-    ("Missing", lambda stage: formats.count(sum(stage.missing.values()))),
-    ("Calls", lambda stage: formats.count(stage.usage.calls if stage.asks else None)),
-    ("From store", lambda stage: formats.count(stage.usage.stored if stage.asks else None)),
-    (
-        "Tokens",
-        lambda stage: formats.count(stage.usage.prompt_tokens + stage.usage.completion_tokens if stage.asks else None),
-    ),
-    ("USD", lambda stage: formats.number(stage.usage.usd if stage.asks in types.ROLES else None)),
-    ("Time", lambda stage: formats.duration(stage.seconds)),
-)
-
-_HABITS_COLUMNS: tuple[tuple[str, Callable[[types.RoundSummary], str]], ...] = (
-    ("Student", lambda each: formats.student_name(each.number)),
-    ("Tokens a whole answer", lambda each: formats.count(each.habits.length)),
-    ("Broken off", lambda each: formats.percent(each.habits.unended)),
-    ("Repeated words", lambda each: formats.percent(each.habits.repeated)),
-    ("From the teacher, nats a token", lambda each: formats.number(each.habits.divergence)),
-    ("Entropy, nats a token", lambda each: formats.number(each.habits.entropy)),
-    ("Alarm", lambda each: each.alarm or formats.NOTHING),
-)
-
-_HITS_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("Benchmark", lambda row: row["benchmark"]),
-    ("Questions", lambda row: formats.count(row["questions"])),
-    ("Dropped from the pool", lambda row: formats.count(row["pool"])),
-    ("Kept out of the expansion", lambda row: formats.count(row["expansion"])),
-)
-
-_CONTAMINATED_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("Where", lambda row: row["place"]),
-    ("Question", lambda row: f"{row['benchmark']} {row['question_id']}"),
-    ("Rule", lambda row: row["rule"].replace("_", " ")),
-    ("Instruction", lambda row: text.shorten(row["instruction"], _SHOWN_CHARACTERS)),
-    ("Question's text", lambda row: text.shorten(row["question"], _SHOWN_CHARACTERS)),
-    ("ROUGE-L", lambda row: formats.number(row["similarity"])),
-)
-
-_TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
-    ("Student", lambda each: each["student"]),
-    ("Learns to", lambda each: each.get("objective", "imitate")),
-    ("Steps", lambda each: formats.count(each.get("steps"))),
-    ("Batch", lambda each: formats.count(each.get("batch_size"))),
-    ("Prompts", lambda each: formats.count(each.get("prompts"))),
-    ("Examples", lambda each: formats.count(each.get("examples"))),
-    ("Left out", lambda each: formats.count(each.get("left_out"))),
-    ("Tokens", lambda each: formats.count(each.get("total_tokens"))),
-    ("With loss", lambda each: formats.count(each.get("trained_tokens"))),
-    ("Final loss", lambda each: formats.number(each.get("final_loss"), 3)),
-    ("Preferred, last step", lambda each: formats.percent([{}, *each.get("loss_curve", ())][-1].get("preferred"))),
-    ("Weights changed", lambda each: formats.percent(each.get("changed"))),
-    ("Tokens/s", lambda each: formats.count(each.get("tokens_per_second"))),
-    ("Time", lambda each: formats.duration(each.get("seconds"))),
-    ("Time of the machine", lambda each: formats.duration(each.get("machine_seconds"))),
-    ("USD", lambda each: formats.number(each.get("usd"))),
-    ("Precision", lambda each: each.get("precision", formats.NOTHING)),
 )
 
 _LISTED = 50

@@ -66,8 +66,7 @@ def recognise(instruction: str) -> Problem | None:
     text = instruction.strip()
     if len(text) > _LONGEST_CHARS:
         return None
-    problems = (family.read(text) for family in FAMILIES.values())
-    return next((problem for problem in problems if problem), None)
+    return next((problem for family in FAMILIES.values() if (problem := family.read(text))), None)
 
 
 def sample_problems(
@@ -87,8 +86,7 @@ def sample_problems(
     """
     found: dict[str, Problem] = {}
     for name in _spread(rows, shares, rng):
-        family = FAMILIES[name]
-        drawn = (draw_problem(family, rng.choice(LEVELS[:max_level]), stream, rng) for _ in range(_DRAWS))
+        drawn = (draw_problem(FAMILIES[name], rng.choice(LEVELS[:max_level]), stream, rng) for _ in range(_DRAWS))
         problem = next((each for each in drawn if each.instruction not in found), None)
         if problem is None:
             raise ConfigError(

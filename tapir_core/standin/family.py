@@ -210,6 +210,6 @@ def keep_largest(items: Sequence[Any], key: Callable[[Any], Any], say: Callable[
     return " ".join(f"{say(before)} or {say(item)}: {after}." for item, (before, after) in steps)
 
 
-def number_items(items: Iterable[str]) -> str:
-    """Items with their places from 1: `1 water, 2 garden`."""
-    return ", ".join(f"{place} {item}" for place, item in enumerate(items, start=1))
+def number_items(items: Iterable[str], start: int = 1) -> str:
+    """Items with their places: `1 water, 2 garden`."""
+    return ", ".join(f"{place} {item}" for place, item in enumerate(items, start))

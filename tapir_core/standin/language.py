@@ -5,7 +5,6 @@ No line of Python is executed.
 
 import random
 import re
-from collections.abc import Iterable
 
 from tapir_core.standin import family
 
@@ -135,10 +134,10 @@ def _solve_print(slots: family.Slots) -> family.Solution:
         return family.Solution(1, match[1] + match[2], f"First {match[1]}, then {match[2]}, no blank between.", traits)
     if match := _INDEXED.fullmatch(inner):
         index = int(match[4])
-        return family.Solution(2, match[index + 1], f"{_from_zero(match.groups()[: index + 1])}.", traits)
+        return family.Solution(2, match[index + 1], f"{family.number_items(match.groups()[: index + 1], 0)}.", traits)
     if match := _LETTER.fullmatch(inner):
         index = int(match[2])
-        steps = f"{' '.join(match[1])}, the last" if index < 0 else _from_zero(match[1][: index + 1])
+        steps = f"{' '.join(match[1])}, the last" if index < 0 else family.number_items(match[1][: index + 1], 0)
         return family.Solution(3, match[1][index], f"{steps}.", traits)
     if match := _LARGEST.fullmatch(inner):
         *given, added = numbers
@@ -153,10 +152,6 @@ def _solve_print(slots: family.Slots) -> family.Solution:
             taken.append(f"largest {number}, left {', '.join(map(str, numbers)) or 'none'}")
         return family.Solution(5, str(ordered), f"{'; '.join(taken)}.", traits)
     raise ValueError(f"{inner!r} is no code that is run here")
-
-
-def _from_zero(items: Iterable[str]) -> str:
-    return ", ".join(f"{place} {item}" for place, item in enumerate(items))
 
 
 _PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "last")

@@ -240,7 +240,8 @@ def judge(ask: Ask, behaviour: Behaviour) -> str:
 
 def grade(answer: str, problem: Problem) -> float:
     """Points for one answer to a problem, without bias and noise."""
-    if _is_empty(answer):
+    words = re.findall(r"\w+", answer)
+    if not words or (len(words) >= 24 and len(set(words)) <= 4):
         return SCALE.empty
     if verifiers.is_correct(answer, problem.reference):
         return SCALE.exact if verifiers.states_result(answer) else SCALE.unstated
@@ -251,8 +252,7 @@ def grade(answer: str, problem: Problem) -> float:
 
 def _choose(ask: Ask, behaviour: Behaviour) -> Weighted:
     """AlpacaEval: the identifier of the better output."""
-    lead = _lead(ask, "instruction", ("output_1", "output_2"), behaviour)
-    first = 1 / (1 + math.exp(-lead))
+    first = 1 / (1 + math.exp(-_lead(ask, "instruction", ("output_1", "output_2"), behaviour)))
     return Weighted("m" if first >= 0.5 else "M", {"m": first, "M": 1 - first})
 
 
@@ -286,11 +286,6 @@ def _lead(ask: Ask, question: str, answers: tuple[str, str], behaviour: Behaviou
 
 def _in_scale(points: float) -> float:
     return min(10.0, max(1.0, points))
-
-
-def _is_empty(answer: str) -> bool:
-    words = re.findall(r"\w+", answer)
-    return not words or (len(words) >= 24 and len(set(words)) <= 4)
 
 
 def _is_badly_formed(answer: str, reference: str) -> bool:

@@ -171,10 +171,6 @@ def model_list() -> dict[str, Any]:
     }
 
 
-def _respond(reply: ChatReply) -> web.Response:
-    return web.json_response(reply.body, status=reply.status)
-
-
 def make_application(behaviour: Behaviour, latency_ms: int = 0) -> web.Application:
     """The stand-in behind HTTP.
 
@@ -186,7 +182,8 @@ def make_application(behaviour: Behaviour, latency_ms: int = 0) -> web.Applicati
     async def chat(request: web.Request) -> web.Response:
         content = await request.read()
         await asyncio.sleep(latency_ms / 1000)
-        return _respond(reply_to(content, behaviour))
+        reply = reply_to(content, behaviour)
+        return web.json_response(reply.body, status=reply.status)
 
     async def models(_: web.Request) -> web.Response:
         return web.json_response(model_list())

@@ -190,8 +190,7 @@ def _solve_conversion(slots: family.Slots) -> family.Solution:
 
 def _plain(number: Decimal) -> str:
     """Without an exponent, and without zeros at the end of a fraction."""
-    text = f"{number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{number.normalize():f}"
 
 
 _LOOKUPS = {"symbol": family.WORDS.elements, "name": {symbol: name for name, symbol in family.WORDS.elements.items()}}

@@ -6,7 +6,7 @@ asked first, not which used an answer later. A complete run asks nothing again, 
 
 import sqlite3
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -23,6 +23,7 @@ from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import TapirError
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.stages import StageAt, asked_in_roles, plan
+from tapir_core.statistics import grouped
 from tapir_core.store_admin.rows import changing, reading
 
 ROWS_PER_COMMIT = 2_000
@@ -136,10 +137,11 @@ def gather_stats(engine: sa.Engine) -> StoreStats:
         TapirError: the database cannot be read.
     """
     names = (answers.c.role, answers.c.model, answers.c.identity, answers.c.prompt_version)
-    named = defaultdict[tuple[str, str, str, str], list[sa.Row[Any]]](list)
     with reading(engine) as connection:
-        for row in connection.execute(_sums(engine, *names, answers.c.status)):
-            named[row.role, row.model, row.identity, row.prompt_version].append(row)
+        named = grouped(
+            ((row.role, row.model, row.identity, row.prompt_version), row)
+            for row in connection.execute(_sums(engine, *names, answers.c.status))
+        )
         reused = read_reuse(connection)
     groups = (_group(name, rows, reused.get(name, 0)) for name, rows in sorted(named.items()))
     return StoreStats(shown_url(engine.url), store_size(engine), tuple(groups))

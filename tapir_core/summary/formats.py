@@ -36,14 +36,14 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
-def points(value: float) -> str:
+def points(value: float | None) -> str:
     """+0.50, in points of the judge's scale; never -0.00."""
-    return f"{round(value, 2) + 0.0:+.2f}"
+    return NOTHING if value is None else f"{value:+z.2f}"
 
 
 def correlation(value: float) -> str:
     """0.42, a number from -1 to 1; never -0.00."""
-    return f"{round(value, 2) + 0.0:.2f}"
+    return f"{value:z.2f}"
 
 
 def accuracy(value: Score | None) -> str:
@@ -55,9 +55,7 @@ def accuracy(value: Score | None) -> str:
 
 def interval(value: Score | None) -> str:
     """35.2 to 47.5: the 95 % interval of an accuracy, in per cent."""
-    if value is None or value.low is None or value.high is None:
-        return NOTHING
-    return f"{100 * value.low:.1f} to {100 * value.high:.1f}"
+    return (value.span(lambda end: f"{100 * end:.1f}") if value else "") or NOTHING
 
 
 def metric_name(metric: str) -> str:
@@ -85,8 +83,7 @@ def gain(value: Gain) -> str:
     found = value.paired
     if found.value is None:
         return f"no figure, {found.failed} failed"
-    span = found.note if found.low is None else f"{found.low:+.1f} to {found.high:+.1f}"
-    return f"{found.value:+.1f} ({span}), p = {number(found.p, 4)}"
+    return f"{found.value:+.1f} ({found.span('{:+.1f}'.format) or found.note}), p = {number(found.p, 4)}"
 
 
 def most(scores: Iterable[Score | None]) -> str:

@@ -52,8 +52,11 @@ class RunReader:
 
     def waves(self, number: int) -> list[int]:
         """Waves of a round of which something is done."""
-        planned = self.run.config.waves(number)
-        return [wave for wave in planned if self.manifest(stages.WAVE_REQUESTS.at(number, wave)) is not None]
+        return [
+            wave
+            for wave in self.run.config.waves(number)
+            if self.manifest(stages.WAVE_REQUESTS.at(number, wave)) is not None
+        ]
 
     def training(self, number: int) -> dict[str, Any]:
         """What the trainer wrote of a round's training; empty where that is gone, since no stage needs it."""
@@ -196,11 +199,6 @@ def _round(
     )
 
 
-def _share(marks: pl.Series) -> float | None:
-    known = marks.drop_nulls().to_list()
-    return sum(known) / len(known) if known else None
-
-
 def _round_pool(reader: RunReader, number: int, usable: pl.DataFrame | None) -> pl.DataFrame | None:
     """instruction_id and task_type of the round's pool; nothing for who is trained on none: backbone, average."""
     read = [*stages.held_out_of(reader.run.config), *(stages.EXPAND.at(each) for each in range(1, number))]
@@ -226,16 +224,15 @@ def _not_judged(reader: RunReader, number: int) -> str | None:
     judged = config.verdict_round(number)
     if config.round(number).selection.attempts:
         attempts = reader.rows(stages.ATTEMPT.at(number))
-        rate = "" if attempts is None else f", {percent(_share(attempts['correct']))} of its answers right"
-        return f"drawn by pass rate{rate}"
+        right = None if attempts is None else attempts.select(pl.mean("correct")).item()
+        return f"drawn by pass rate{'' if attempts is None else f', {percent(right)} of its answers right'}"
     return "drawn at random" if judged is None else f"MFD of {round_name(judged)}"
 
 
 def _unscored(reader: RunReader, number: int, pool: pl.DataFrame, scored: int) -> dict[str, int]:
     verdicts, judge, reasons = reader.rows(stages.JUDGE.at(number)), reader.run.config.judge, {}
     if verdicts is not None:
-        combined = combine_judges(verdicts, judge.panel_rule)
-        reasons = curriculum.count_unscored(combined, pool, judge.expected_orders)
+        reasons = curriculum.count_unscored(combine_judges(verdicts, judge.panel_rule), pool, judge.expected_orders)
     without = pool.height - scored - sum(reasons.values())
     return reasons | ({"no verdict was received": without} if without > 0 else {})
 
@@ -337,8 +334,10 @@ def read_progress(reader: RunReader, likely_hours: Mapping[str, float]) -> types
     config = reader.run.config
     manifests = {at: reader.manifest(at) for at in stages.plan(config)}
     state = run_state.state_of(reader.run, reader.seen)
-    numbers = reversed(config.students)
-    scored = (types.RoundSummary(number, scores=reader.rows(stages.EVALUATE.at(number))) for number in numbers)
+    scored = (
+        types.RoundSummary(number, scores=reader.rows(stages.EVALUATE.at(number)))
+        for number in reversed(config.students)
+    )
     scores = ((each.number, split, each.score(split)) for each in scored for split in ("test", "dev"))
     student, split, score = next((found for found in scores if found[2] is not None), (None, "", None))
     return types.RunProgress(
@@ -384,8 +383,9 @@ def measure_gain(reader: RunReader, before: int, after: int) -> types.Gain | Non
     marks = [marks_on_test(reader, number) for number in (before, after)]
     if not all(marks):
         return None
-    limit = max_failed_share(reader.run.config)
-    found = statistics.compare_paired(marks[1], marks[0], max_failed_share=limit, unit="instructions")
+    found = statistics.compare_paired(
+        marks[1], marks[0], max_failed_share=max_failed_share(reader.run.config), unit="instructions"
+    )
     return types.Gain(before, after, found)
 
 

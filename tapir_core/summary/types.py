@@ -5,7 +5,7 @@ Tables keep their stage's grain: one row an instruction in `difficulty`, one row
 
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import polars as pl
 
@@ -161,8 +161,7 @@ class RoundSummary:
     @property
     def order_gap(self) -> float | None:
         """Mean order gap; nothing when one order only was asked."""
-        gaps = [] if self.difficulty is None else self.difficulty["order_gap"].drop_nulls().to_list()
-        return sum(gaps) / len(gaps) if gaps else None
+        return None if self.difficulty is None else cast(float | None, self.difficulty["order_gap"].mean())
 
     @property
     def usage(self) -> Usage:
