@@ -266,18 +266,21 @@ class RunFolder:
         for name in {*self.storage.names(at.folder)} - {part.name for part in parts}:
             if paths.is_part(name):
                 self.storage.remove(f"{at.folder}/{name}")
-        manifest = dataset.Manifest(
-            stage=at.name,
-            version=at.stage.version,
-            key=key,
-            columns=tuple(at.stage.columns),
-            rows=sum(part.rows for part in parts),
-            parts=tuple(parts),
-            accepted_missing=accepted_missing or {},
-            counts=counts or {},
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        return dataset.write_manifest(
+            self.storage,
+            at.folder,
+            dataset.Manifest(
+                stage=at.name,
+                version=at.stage.version,
+                key=key,
+                columns=tuple(at.stage.columns),
+                rows=sum(part.rows for part in parts),
+                parts=tuple(parts),
+                accepted_missing=accepted_missing or {},
+                counts=counts or {},
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+            ),
         )
-        return dataset.write_manifest(self.storage, at.folder, manifest)
 
 
 def runs_of(root: str) -> Iterator[RunFolder]:

@@ -171,8 +171,9 @@ class AlpacaEval(benchmark.Judging[AlpacaEvalBenchmark]):
             controlled: found.controlled.with_note(note),
         }
         if found.win_rate.value is not None:
-            position = found.position.with_note(scores.position_note(found.position))
-            figures["position_gap"] = replace(position, failed=found.win_rate.failed)
+            figures["position_gap"] = replace(
+                found.position.with_note(scores.position_note(found.position)), failed=found.win_rate.failed
+            )
         return figures
 
     def values(

@@ -443,11 +443,17 @@ def _plot_curves(rows: Sequence[ArmRow]) -> page.Section:
     series = []
     for place, row in enumerate(shown):
         beside = apart * (place - (len(shown) - 1) / 2)
-        points = [
-            (at.tokens / 1000 + beside, Estimate(at.test.value, at.test.low90, at.test.high90)) for at in row.curve
-        ]
-        colour, marker = page.COLOURS[place % len(page.COLOURS)], _MARKERS[place % len(_MARKERS)]
-        series.append(page.Series(row.label, colour, marker, points))
+        series.append(
+            page.Series(
+                row.label,
+                colour=page.COLOURS[place % len(page.COLOURS)],
+                marker=_MARKERS[place % len(_MARKERS)],
+                points=[
+                    (at.tokens / 1000 + beside, Estimate(at.test.value, at.test.low90, at.test.high90))
+                    for at in row.curve
+                ],
+            )
+        )
     return page.Section(
         "By training tokens",
         plot=page.draw_points(

@@ -325,8 +325,10 @@ def choose_examples(reader: RunReader, students: list[int], most: int, rng: Rand
     instructions are those of the test split; without a held-out set those of the pool, with the teacher's answers.
     """
     found = _examples(reader, students)
-    changes = (*_CHANGES.values(), *_JUDGED_CHANGES.values())
-    groups = {change: [each for each in found if each.why == change] for change in changes}
+    groups = {
+        change: [each for each in found if each.why == change]
+        for change in (*_CHANGES.values(), *_JUDGED_CHANGES.values())
+    }
     sizes = {change: len(of_change) for change, of_change in groups.items() if of_change}
     quota = curriculum.fill_quotas(most, {change: float(size) for change, size in sizes.items()}, sizes)
     drawn = {change: sorted(rng.sample(range(size), quota[change])) for change, size in sizes.items()}
