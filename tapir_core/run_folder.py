@@ -312,7 +312,12 @@ def open_run(
     """
     folder = RunFolder(RunRef(config.run.root, config.run.name))
     if not folder.storage.exists(paths.RUN_RECORD):
-        record = RunRecord(uuid.uuid4().hex, config.run.name, datetime.now(UTC).isoformat("T", "seconds"), ingredients)
+        record = RunRecord(
+            id=uuid.uuid4().hex,
+            name=config.run.name,
+            created=datetime.now(UTC).isoformat("T", "seconds"),
+            ingredients=ingredients,
+        )
         _write_record(folder, record, config)
         return RunFolder(folder.ref)
     if (version := folder.version) < VERSION:
@@ -338,8 +343,15 @@ def _go_on(folder: RunFolder, config: RunConfig, record: RunRecord, amend: bool,
     ingredients = record.ingredients
     redo = stages_to_redo(folder, config, ingredients, any_version=any_version)
     if redo and not amend:
-        same_settings = not stages_to_redo(folder, config, ingredients, any_version=True)
-        raise errors.RunChanged(_refusal(folder, config, redo, ingredients, same_settings=same_settings))
+        raise errors.RunChanged(
+            _refusal(
+                folder,
+                config,
+                redo,
+                ingredients,
+                same_settings=not stages_to_redo(folder, config, ingredients, any_version=True),
+            )
+        )
     for each in redo:
         # Its key holds by the version that made it, whatever is asked for now.
         if each.is_outdated:

@@ -248,7 +248,6 @@ def measure_annotations(
         )
     shares = [None if each.win is None else 100 * each.win for each in judged]
     outcomes = [None if share is None else 50.0 if share == 50 else 100.0 * (share > 50) for share in shares]
-    counts = [f"{outcomes.count(end):,} {name}" for end, name in ((100, "wins"), (0, "losses"), (50, "draws"))]
     raw, discrete = (
         statistics.estimate_mean(each, scale=statistics.PERCENT, max_failed_share=max_failed_share)
         for each in (shares, outcomes)
@@ -257,9 +256,14 @@ def measure_annotations(
         controlled = length_control.ControlledRate(None, note=raw.note or "needs the difficulty table and the anchors")
     else:
         controlled = length_control.control_length(judged, tables)
-    # A prediction for all instructions, with the count of the judgments.
-    rate = replace(controlled, n=raw.n, failed=raw.failed)
-    return AlpacaEvalFigures(raw, discrete, ", ".join(counts), rate, measure_position(judged))
+    return AlpacaEvalFigures(
+        raw,
+        discrete,
+        outcomes=f"{outcomes.count(100):,} wins, {outcomes.count(0):,} losses, {outcomes.count(50):,} draws",
+        # A prediction for all instructions, with the count of the judgments.
+        controlled=replace(controlled, n=raw.n, failed=raw.failed),
+        position=measure_position(judged),
+    )
 
 
 def measure_position(judged: Sequence[length_control.Annotation]) -> statistics.Estimate:
