@@ -18,7 +18,7 @@ export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup main-env test-env student-env lm-eval-env quickstart compare compare-smoke test test-lm-eval test-operations test-architectures check format lint types unit docs lock \
-	clean bench-student bench-train gpu-check gpu-bundle bench-calls bench-orchestration bench-decontamination coverage mutation fleet-env lint-docker images screenshots
+	clean bench-student bench-train gpu-check gpu-bundle bench-calls bench-orchestration bench-decontamination bench-scale coverage mutation fleet-env lint-docker images screenshots
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -141,6 +141,9 @@ bench-orchestration: main-env ## one round with engines that answer at once, aga
 
 bench-decontamination: main-env ## 10,000 evaluation questions looked for in 1,000,000 instructions
 	.venv/bin/python benchmarks/decontamination.py $(BENCH_OPTIONS)
+
+bench-scale: main-env ## a pool, the gate, a corpus and a round at 100,000 and at 1,000,000 rows
+	.venv/bin/python -m benchmarks.scale $(BENCH_OPTIONS)
 
 lock: setup ## resolve requirements/*.in into pins
 	.venv/bin/python requirements/lock.py tapir

@@ -170,8 +170,13 @@ def _take(source: RunFolder, target: RunFolder, at: stages.StageAt, seen: Seen) 
     for name in listed.keys() | _beside(source.storage, at):
         path = f"{at.folder}/{name}"
         copy_file(source.storage, target.storage, path, listed.get(name) or source.storage.sha256(path), link=True)
-    counts, missing = _counts(manifest), manifest.accepted_missing
-    seen[at] = target.seal(at, list(manifest.parts), accepted_missing=missing, counts=counts, seen=seen)
+    seen[at] = target.seal(
+        at,
+        list(manifest.parts),
+        accepted_missing=manifest.accepted_missing,
+        counts=_counts(manifest),
+        seen=seen,
+    )
     return True
 
 

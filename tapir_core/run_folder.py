@@ -266,18 +266,21 @@ class RunFolder:
         for name in {*self.storage.names(at.folder)} - {part.name for part in parts}:
             if paths.is_part(name):
                 self.storage.remove(f"{at.folder}/{name}")
-        manifest = dataset.Manifest(
-            stage=at.name,
-            version=at.stage.version,
-            key=key,
-            columns=tuple(at.stage.columns),
-            rows=sum(part.rows for part in parts),
-            parts=tuple(parts),
-            accepted_missing=accepted_missing or {},
-            counts=counts or {},
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        return dataset.write_manifest(
+            self.storage,
+            at.folder,
+            dataset.Manifest(
+                stage=at.name,
+                version=at.stage.version,
+                key=key,
+                columns=tuple(at.stage.columns),
+                rows=sum(part.rows for part in parts),
+                parts=tuple(parts),
+                accepted_missing=accepted_missing or {},
+                counts=counts or {},
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+            ),
         )
-        return dataset.write_manifest(self.storage, at.folder, manifest)
 
 
 def runs_of(root: str) -> Iterator[RunFolder]:
@@ -309,7 +312,12 @@ def open_run(
     """
     folder = RunFolder(RunRef(config.run.root, config.run.name))
     if not folder.storage.exists(paths.RUN_RECORD):
-        record = RunRecord(uuid.uuid4().hex, config.run.name, datetime.now(UTC).isoformat("T", "seconds"), ingredients)
+        record = RunRecord(
+            id=uuid.uuid4().hex,
+            name=config.run.name,
+            created=datetime.now(UTC).isoformat("T", "seconds"),
+            ingredients=ingredients,
+        )
         _write_record(folder, record, config)
         return RunFolder(folder.ref)
     if (version := folder.version) < VERSION:
@@ -335,8 +343,15 @@ def _go_on(folder: RunFolder, config: RunConfig, record: RunRecord, amend: bool,
     ingredients = record.ingredients
     redo = stages_to_redo(folder, config, ingredients, any_version=any_version)
     if redo and not amend:
-        same_settings = not stages_to_redo(folder, config, ingredients, any_version=True)
-        raise errors.RunChanged(_refusal(folder, config, redo, ingredients, same_settings=same_settings))
+        raise errors.RunChanged(
+            _refusal(
+                folder,
+                config,
+                redo,
+                ingredients,
+                same_settings=not stages_to_redo(folder, config, ingredients, any_version=True),
+            )
+        )
     for each in redo:
         # Its key holds by the version that made it, whatever is asked for now.
         if each.is_outdated:

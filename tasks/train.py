@@ -44,7 +44,7 @@ from tasks.engines.training import launch, nodes, prerequisites
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
-_TOLD_SECONDS = 60.0
+_TOLD_SECONDS = 30.0
 """Once in so long the flow run is told of a training, and whether the run still asks for it is looked up."""
 
 FINE_TUNE = Deployment(

@@ -28,8 +28,15 @@ def plot(folders: Sequence[Path], sheet: str) -> str:
             found = resample(values_of(results, "", "test", natural=True), rng=derive_rng(0, "lab", name, "test"))
             point = found and SimpleNamespace(value=found.value, low=found.low90, high=found.high90)
             label = next(iter(results.values()))["label"]
-            style = {"color": page.COLOURS[number], "marker": _MARKERS[number], "label": label, "linestyle": "none"}
-            page.points_with_intervals(axes, [(_usd(results, sheet), point)], style, scale=100)
+            page.points_with_intervals(
+                axes,
+                [(_usd(results, sheet), point)],
+                scale=100,
+                color=page.COLOURS[number],
+                marker=_MARKERS[number],
+                label=label,
+                linestyle="none",
+            )
         axes.set(xlim=(0, None), xlabel=f"USD of all calls, prices of the sheet {sheet}", ylabel="right, %")
 
     drawn = page.draw("Accuracy at natural shares by USD, with 90 % intervals", 3.4, fill, legend=1)

@@ -111,12 +111,19 @@ def compare_arms(
             row = replace(rows[arm.name], exploratory=arm.exploratory, costs=_costs(runs, reference))
             rows[arm.name] = row if row.why else replace(row, curve=_curve(name, arm.name, runs))
     compared = [each for each in (*(arm.name for arm in arms if not arm.exploratory), BASIC) if each in students]
-    differences = {
-        (one, other): found
-        for one, other in permutations(compared, 2)
-        if (found := _difference(name, students[one], students[other], one, other))
-    }
-    return ComparedArms(name, tuple(rows.values()), arms[0].name, tuple(unfinished), differences, prices, concludes)
+    return ComparedArms(
+        name,
+        rows=tuple(rows.values()),
+        reference=arms[0].name,
+        unfinished=tuple(unfinished),
+        differences={
+            (one, other): found
+            for one, other in permutations(compared, 2)
+            if (found := _difference(name, students[one], students[other], one, other))
+        },
+        prices=prices,
+        concludes=concludes,
+    )
 
 
 def _students(runs: Mapping[int, outcome.ArmOutcome], number: int | None = None) -> _Students:

@@ -174,8 +174,9 @@ def _gain(tried: Tried, plain: Tried, scope: str) -> Gain:
         for item, mark in tried.marks.items()
         if mark is not None and (other := plain.marks.get(item)) is not None
     }
-    rng = randomness.derive_rng(0, scope, "gain", tried.method)
-    found = statistics.resample({1: both}, rng=rng, rerun=statistics.rerun_sd(2))
+    found = statistics.resample(
+        {1: both}, rng=randomness.derive_rng(0, scope, "gain", tried.method), rerun=statistics.rerun_sd(2)
+    )
     points = (found.value, found.low90, found.high90) if found else None
     more = ((tried.usd, plain.usd), (tried.hours, plain.hours))
     return Gain(tried, points, *(own - of if own - of > _NO_MORE * of else 0.0 for own, of in more))

@@ -65,8 +65,10 @@ def weigh_by_pass_rate(candidates: pl.DataFrame, attempts: pl.DataFrame, *, by_f
     """
     passed = (pl.col("correct").sum() + 1) / (pl.col("correct").count() + 2)
     rates = attempts.drop_nulls("correct").group_by("instruction_id").agg(rate=passed)
-    weight = (1 - pl.col("rate")) * (1 if by_failure else pl.col("rate"))
-    return candidates.join(rates, on="instruction_id").with_columns(weight=weight, mfd=pl.lit(None, pl.Float64))
+    return candidates.join(rates, on="instruction_id").with_columns(
+        weight=(1 - pl.col("rate")) * (1 if by_failure else pl.col("rate")),
+        mfd=pl.lit(None, pl.Float64),
+    )
 
 
 def easy_of(candidates: pl.DataFrame, seeds: pl.DataFrame) -> pl.DataFrame:

@@ -156,8 +156,11 @@ _TOKENS, _Q, _T = "scored_tokens", "minus_q", "minus_t"
 def measure_rollouts(rollouts: pl.DataFrame, scores: pl.DataFrame) -> dict[str, float]:
     """Tokens that are scored, and over them the sums of −q and −t: for the counts of the stage `score`."""
     scored = rollouts.join(scores, on=["instruction_id", "sample"], suffix="_t", maintain_order="left")
-    q = pl.col("log_probs").list.head(pl.col("log_probs_t").list.len())
-    tokens = scored.select(q=q, t="log_probs_t").explode("q", "t").drop_nulls()
+    tokens = (
+        scored.select(q=pl.col("log_probs").list.head(pl.col("log_probs_t").list.len()), t="log_probs_t")
+        .explode("q", "t")
+        .drop_nulls()
+    )
     return {_TOKENS: float(tokens.height), **{name: -float(tokens[of].sum()) for name, of in ((_Q, "q"), (_T, "t"))}}
 
 

@@ -171,8 +171,9 @@ class AlpacaEval(benchmark.Judging[AlpacaEvalBenchmark]):
             controlled: found.controlled.with_note(note),
         }
         if found.win_rate.value is not None:
-            position = found.position.with_note(scores.position_note(found.position))
-            figures["position_gap"] = replace(position, failed=found.win_rate.failed)
+            figures["position_gap"] = replace(
+                found.position.with_note(scores.position_note(found.position)), failed=found.win_rate.failed
+            )
         return figures
 
     def values(
@@ -247,7 +248,6 @@ def measure_annotations(
         )
     shares = [None if each.win is None else 100 * each.win for each in judged]
     outcomes = [None if share is None else 50.0 if share == 50 else 100.0 * (share > 50) for share in shares]
-    counts = [f"{outcomes.count(end):,} {name}" for end, name in ((100, "wins"), (0, "losses"), (50, "draws"))]
     raw, discrete = (
         statistics.estimate_mean(each, scale=statistics.PERCENT, max_failed_share=max_failed_share)
         for each in (shares, outcomes)
@@ -256,9 +256,14 @@ def measure_annotations(
         controlled = length_control.ControlledRate(None, note=raw.note or "needs the difficulty table and the anchors")
     else:
         controlled = length_control.control_length(judged, tables)
-    # A prediction for all instructions, with the count of the judgments.
-    rate = replace(controlled, n=raw.n, failed=raw.failed)
-    return AlpacaEvalFigures(raw, discrete, ", ".join(counts), rate, measure_position(judged))
+    return AlpacaEvalFigures(
+        raw,
+        discrete,
+        outcomes=f"{outcomes.count(100):,} wins, {outcomes.count(0):,} losses, {outcomes.count(50):,} draws",
+        # A prediction for all instructions, with the count of the judgments.
+        controlled=replace(controlled, n=raw.n, failed=raw.failed),
+        position=measure_position(judged),
+    )
 
 
 def measure_position(judged: Sequence[length_control.Annotation]) -> statistics.Estimate:

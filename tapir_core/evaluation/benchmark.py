@@ -387,11 +387,17 @@ class Judging(Benchmark[_J]):
             raise errors.ConfigError(
                 f"{where}: {path!r} holds answers of {len(models)} models ({first_few(models, 5)}); give those of one"
             )
-        texts = self._in_places(
-            found, items, f"{where}: {path!r}", f"is it of another benchmark? Give a file of {self.name!r}"
+        return items.select(
+            "question_id",
+            "turn",
+            response=self._in_places(
+                found, items, f"{where}: {path!r}", f"is it of another benchmark? Give a file of {self.name!r}"
+            ),
+        ).with_columns(
+            finish_reason=pl.when(pl.col("response").is_null())
+            .then(pl.lit("failed:not_given"))
+            .otherwise(pl.lit("given"))
         )
-        reason = pl.when(pl.col("response").is_null()).then(pl.lit("failed:not_given")).otherwise(pl.lit("given"))
-        return items.select("question_id", "turn", response=texts).with_columns(finish_reason=reason)
 
     def with_baseline(self, items: pl.DataFrame) -> pl.DataFrame:
         """The same items with the baseline's answers, of its file or of the student of another run.

@@ -99,11 +99,10 @@ def mean_scores(verdicts: pl.DataFrame, orders: Sequence[str], **more: pl.Expr) 
     One row an instruction that is scored in every one of ``orders``. ``more`` are figures of its verdicts in these, by
     name; a verdict has the `mfd` of its own order.
     """
-    gap = (pl.col("teacher_score") - pl.col("student_score")).round(_DIGITS)
     return (
         verdicts.filter(pl.col("order").is_in(list(orders)), status="scored")
         .drop_nulls(["student_score", "teacher_score"])
-        .with_columns(mfd=gap)
+        .with_columns(mfd=(pl.col("teacher_score") - pl.col("student_score")).round(_DIGITS))
         .group_by("instruction_id")
         .agg(
             pl.col("student_score", "teacher_score", "mfd").mean().round(_DIGITS),

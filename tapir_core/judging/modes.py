@@ -103,8 +103,13 @@ class JudgeMode:
 
     def render(self, prompt: Prompt, row: _Row, place: str) -> str:
         """What the judge reads."""
-        given = {"instruction": show_instruction(row), "system": row["system"], "reference": row["reference"]}
-        text = fill_in(prompt, **given, **self.answers(row, place))
+        text = fill_in(
+            prompt,
+            instruction=show_instruction(row),
+            system=row["system"],
+            reference=row["reference"],
+            **self.answers(row, place),
+        )
         return self.form.asked_by(text) if self.schema else text
 
     def answers(self, row: _Row, place: str) -> dict[str, str]:

@@ -226,17 +226,20 @@ def arms_tables(compared: ComparedArms) -> dict[str, page.Table]:
     """`results`, `training` and `calls`: scores and costs of each arm; `dev` and `task_types`."""
     results = " ".join([_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared)])
     of_items: _Column = ("of items", lambda row: count(row.to_random.n if row.to_random else None))
-    dev: list[_Column] = [
-        _RUN_SEEDS,
-        ("Dev, %", lambda row: _percent(row.dev, "{value:.1f}")),
-        ("95 % interval", lambda row: _percent(row.dev, "{low:.1f} to {high:.1f}")),
-    ]
-    of_dev = "Read by the stop rule and by who tunes, so it may flatter; no verdict reads it."
     return {
         "results": _table("Results", compared, [*_SCORES, *_AGAINST[2:], of_items, *_natural(compared)], results),
         "training": _table("Training", _arms(compared), [*_TRAINING, *_IN_ALL], f"{_TRAINING_NOTE} {_IN_ALL_NOTE}"),
         "calls": _table("Calls", _arms(compared), [*_CALLS, _TIME], f"{_calls_note(compared)} {_TIME_NOTE}"),
-        "dev": _table("Dev split", compared, dev, of_dev),
+        "dev": _table(
+            "Dev split",
+            compared,
+            [
+                _RUN_SEEDS,
+                ("Dev, %", lambda row: _percent(row.dev, "{value:.1f}")),
+                ("95 % interval", lambda row: _percent(row.dev, "{low:.1f} to {high:.1f}")),
+            ],
+            "Read by the stop rule and by who tunes, so it may flatter; no verdict reads it.",
+        ),
         "task_types": _task_types(compared),
     }
 
@@ -443,11 +446,17 @@ def _plot_curves(rows: Sequence[ArmRow]) -> page.Section:
     series = []
     for place, row in enumerate(shown):
         beside = apart * (place - (len(shown) - 1) / 2)
-        points = [
-            (at.tokens / 1000 + beside, Estimate(at.test.value, at.test.low90, at.test.high90)) for at in row.curve
-        ]
-        colour, marker = page.COLOURS[place % len(page.COLOURS)], _MARKERS[place % len(_MARKERS)]
-        series.append(page.Series(row.label, colour, marker, points))
+        series.append(
+            page.Series(
+                row.label,
+                colour=page.COLOURS[place % len(page.COLOURS)],
+                marker=_MARKERS[place % len(_MARKERS)],
+                points=[
+                    (at.tokens / 1000 + beside, Estimate(at.test.value, at.test.low90, at.test.high90))
+                    for at in row.curve
+                ],
+            )
+        )
     return page.Section(
         "By training tokens",
         plot=page.draw_points(

@@ -158,10 +158,15 @@ def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int 
         found = {each: reader.rows(benchmark_stages(name, each)[-1]) for each in sorted(students)}
         asked = {each: scores for each, scores in found.items() if scores is not None}
         for after, before in _pairs([*asked], best):
-            names = (formats.student_name(after), formats.student_name(before), name)
             differs = [words for part, words in DIFFERS.items() if asked[after][part][0] != asked[before][part][0]]
             values, others = (headline_values(reader, name, student) for student in (after, before))
-            rows += paired_rows(names, values, others, differs, max_failed_share=benchmark.max_failed_share)
+            rows += paired_rows(
+                (formats.student_name(after), formats.student_name(before), name),
+                values,
+                others,
+                differs,
+                max_failed_share=benchmark.max_failed_share,
+            )
     return page.Table(
         "Students on the same questions",
         PAIRED_COLUMNS,

@@ -340,8 +340,12 @@ def _panel(found: JudgeRound) -> page.Table:
         for pair in found.panel
     ]
     measures = ("Same winner", "Winner, Cohen's κ", "MFD, Spearman's ρ")
-    columns = ("Judge", "Other judge", *(name for each in measures for name in (each, "95 % interval")), "n")
-    return page.Table(f"Agreement between judges, {round_name(found.number)}", columns, tuple(rows), text_columns=2)
+    return page.Table(
+        f"Agreement between judges, {round_name(found.number)}",
+        ("Judge", "Other judge", *(name for each in measures for name in (each, "95 % interval")), "n"),
+        tuple(rows),
+        text_columns=2,
+    )
 
 
 def _estimates(measures: Measures) -> list[tuple[str, statistics.Estimate, _Cell]]:

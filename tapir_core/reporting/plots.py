@@ -75,11 +75,19 @@ def plot_score(students: Sequence[RoundSummary], metric: str) -> page.Section:
             label = f"{split} ({asked[0].n + asked[0].failed} instructions)"
             for name_of, part in _apart(points, [each.number for each in students], label):
                 series.append(page.Series(name_of, page.COLOURS[offset], marker, part))
-    axes = _student_axis([each.number for each in students]) | {"ylim": (0, None), "ylabel": f"{name}, %"}
-    title = f"Held-out {name} by round with 95 % intervals"
     return page.Section(
         f"{name.capitalize()} by round",
-        plot=page.draw_points(title, 2.7, series, scale=100, legend_inside="upper left", xlabel="student", **axes),
+        plot=page.draw_points(
+            f"Held-out {name} by round with 95 % intervals",
+            2.7,
+            series,
+            scale=100,
+            legend_inside="upper left",
+            xlabel="student",
+            ylabel=f"{name}, %",
+            ylim=(0, None),
+            **_student_axis([each.number for each in students]),
+        ),
         note=f"Share of held-out instructions {SHARES[metric]}. Bars are 95 % intervals. The test split "
         "is read by no decision; the dev split is, so its curve may flatter the best round.",
     )
@@ -115,9 +123,13 @@ def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:
             shown = curve[:: math.ceil(len(curve) / _MOST_STEPS)]
             steps = [begun + entry["step"] for entry in shown]
             for axes, noted in zip(panels, shown_of, strict=True):
-                values = [entry.get(noted, math.nan) for entry in shown]
-                label = name if axes is panels[0] else None
-                axes.plot(steps, values, color=page.COLOURS[place % len(page.COLOURS)], linewidth=1.2, label=label)
+                axes.plot(
+                    steps,
+                    [entry.get(noted, math.nan) for entry in shown],
+                    color=page.COLOURS[place % len(page.COLOURS)],
+                    linewidth=1.2,
+                    label=name if axes is panels[0] else None,
+                )
             begun += curve[-1]["step"]
         for axes, (noted, label) in zip(panels, shown_of.items(), strict=True):
             axes.set(ylabel=label, **({} if noted == "gap" else {"ylim": (0, None)}))
@@ -197,10 +209,19 @@ def plot_mfd(rounds: Sequence[RoundSummary]) -> page.Section:
         panels[-1, 0].set_xlabel("MFD = teacher's score − student's score, points of the judge's scale")
 
     means = {round_name(each.number): fmean(rows["mfd"]) if rows.height else None for each, rows in shown}
-    panels = {"nrows": len(shown), "sharex": True, "sharey": True, "squeeze": False}
     return page.Section(
         "How hard the pool is",
-        plot=page.draw("Histogram of the MFD by round", 0.6 + 1.35 * len(shown), fill, **panels) if shown else None,
+        plot=page.draw(
+            "Histogram of the MFD by round",
+            0.6 + 1.35 * len(shown),
+            fill,
+            nrows=len(shown),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+        )
+        if shown
+        else None,
         note=f"Blue: the seeds. Mean MFD: {', '.join(f'{name} {number(mean)}' for name, mean in means.items())}.",
     )
 
@@ -254,10 +275,9 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> page.Section:
         axes.scatter(natural, places, s=34, facecolors="none", edgecolors=page.GREY, linewidths=1.3, label="natural")
         axes.scatter(target, places, s=110, marker="|", color=page.COLOURS[3], linewidths=1.8, label="target")
         for offset, ((each, _), table) in enumerate(zip(shown, shares, strict=True)):
-            heights = [place + 0.22 * (offset - (len(shown) - 1) / 2) for place in places]
             axes.scatter(
                 100 * table["got"],
-                heights,
+                [place + 0.22 * (offset - (len(shown) - 1) / 2) for place in places],
                 s=16,
                 marker=_MARKERS[offset],
                 color=page.COLOURS[offset],

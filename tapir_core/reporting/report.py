@@ -72,12 +72,11 @@ def run_card(summary: RunSummary, reader: RunReader, pages: Mapping[str, Mapping
             the card says how to get there.
     """
     path = summary.report_path
-    address = "" if "://" in path else Path(path).absolute().as_uri()
     return page.render(
         "run_card.md.jinja2",
         summary=summary,
         sections=sections_of(CARD, summary, reader),
-        address=address,
+        address="" if "://" in path else Path(path).absolute().as_uri(),
         pages=pages,
     )
 
@@ -260,24 +259,23 @@ def _front_matter(summary: RunSummary, round_number: int, scores: pl.DataFrame) 
             "license_link": f"https://huggingface.co/{backbone}",
         }
     wanted = (pl.col("category") == ALL) & pl.col("value").is_not_null() & ~pl.col("metric").is_in(LENGTHS)
-    figures = scores.filter(wanted).iter_rows(named=True)
-    results = [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type=row["benchmark"],
-            dataset_name=row["benchmark"],
-            dataset_split=row["split"] or None,
-            metric_type=row["metric"],
-            metric_value=row["value"],
-        )
-        for row in figures
-    ]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["tapir", "distillation"],
         model_name=f"{summary.name}, {student_name(round_number)}",
-        eval_results=results or None,
+        eval_results=[
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=row["benchmark"],
+                dataset_name=row["benchmark"],
+                dataset_split=row["split"] or None,
+                metric_type=row["metric"],
+                metric_value=row["value"],
+            )
+            for row in scores.filter(wanted).iter_rows(named=True)
+        ]
+        or None,
         **of_base,
     )
     return str(data.to_yaml())
@@ -286,8 +284,6 @@ def _front_matter(summary: RunSummary, round_number: int, scores: pl.DataFrame) 
 def _scores(found: pl.DataFrame) -> page.Table:
     """Every score of this student, whole splits first."""
     judged = found.select("judge", "settings").unique(maintain_order=True).rows()
-    note = " ".join(f"Judged by {judge}; {settings}." for judge, settings in judged)
-    in_order = found.sort(pl.col("category") != ALL, "benchmark", "split", "metric", maintain_order=True)
     return page.table_of(
         "",
         (
@@ -300,9 +296,9 @@ def _scores(found: pl.DataFrame) -> page.Table:
             ("n", lambda row: count(row["n"])),
             ("Failed", lambda row: count(row["n_failed"])),
         ),
-        in_order.to_dicts(),
+        found.sort(pl.col("category") != ALL, "benchmark", "split", "metric", maintain_order=True).to_dicts(),
         text_columns=4,
-        note=note,
+        note=" ".join(f"Judged by {judge}; {settings}." for judge, settings in judged),
     )
 
 
@@ -325,8 +321,10 @@ def choose_examples(reader: RunReader, students: list[int], most: int, rng: Rand
     instructions are those of the test split; without a held-out set those of the pool, with the teacher's answers.
     """
     found = _examples(reader, students)
-    changes = (*_CHANGES.values(), *_JUDGED_CHANGES.values())
-    groups = {change: [each for each in found if each.why == change] for change in changes}
+    groups = {
+        change: [each for each in found if each.why == change]
+        for change in (*_CHANGES.values(), *_JUDGED_CHANGES.values())
+    }
     sizes = {change: len(of_change) for change, of_change in groups.items() if of_change}
     quota = curriculum.fill_quotas(most, {change: float(size) for change, size in sizes.items()}, sizes)
     drawn = {change: sorted(rng.sample(range(size), quota[change])) for change, size in sizes.items()}

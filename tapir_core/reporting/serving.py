@@ -175,8 +175,12 @@ def _mean_row(
     if limit is None or not after or not before:
         return _Row(label, cells)
     found = statistics.compare_paired(after, before, max_failed_share=limit, unit="answers")
-    apart = found.low is not None and found.high is not None and min(worse * found.low, worse * found.high) > 0
-    return _Row(label, cells, found, got_worse=apart)
+    return _Row(
+        label,
+        cells,
+        difference=found,
+        got_worse=found.low is not None and found.high is not None and min(worse * found.low, worse * found.high) > 0,
+    )
 
 
 def cost_table(reader: RunReader, student: int) -> page.Table:

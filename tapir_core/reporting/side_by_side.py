@@ -61,22 +61,24 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
                 f"{_difference(runs[0], run)}; take runs of one curriculum"
             )
     asked = _asked(runs)
-    benchmarks = _benchmarks_of_runs(each for of_runs in asked.values() for each in of_runs)
     rows = tuple(row for first, *others in asked.values() for other in others for row in _paired(first, other))
-    paired = page.Table(
-        "Students of different runs on the same items",
-        PAIRED_COLUMNS,
-        rows,
-        text_columns=5,
-        note="Difference of the first column to the second one, paired over the same items; p of a paired "
-        "t-test. An item that one of the two lacks, or failed, is in neither.",
-    )
     summaries = tuple(map(summarise, runs))
-    served = {
-        of.name: serving.served_as(RunReader(run), last.number) if (last := last_student(of)) else {}
-        for run, of in zip(runs, summaries, strict=True)
-    }
-    return SideBySide(summaries, tuple(benchmarks), paired, served)
+    return SideBySide(
+        summaries,
+        benchmarks=tuple(_benchmarks_of_runs(each for of_runs in asked.values() for each in of_runs)),
+        paired=page.Table(
+            "Students of different runs on the same items",
+            PAIRED_COLUMNS,
+            rows,
+            text_columns=5,
+            note="Difference of the first column to the second one, paired over the same items; p of a paired "
+            "t-test. An item that one of the two lacks, or failed, is in neither.",
+        ),
+        served={
+            of.name: serving.served_as(RunReader(run), last.number) if (last := last_student(of)) else {}
+            for run, of in zip(runs, summaries, strict=True)
+        },
+    )
 
 
 def write_side_by_side(shown: SideBySide, root: str, file: str) -> str:
@@ -125,19 +127,20 @@ def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:
     runs = shown.runs
     names, note = [each.name for each in runs], sentences.score_note(map(_last_score, runs))
     metric = formats.metric_name(runs[0].metric)
-    rows = tuple((label.format(metric=metric), *map(cell, runs)) for label, cell in _ROWS.items())
-    students = dict(zip(names, map(last_student, runs), strict=True))
-    of_students = f"Last student of each run on the test split; n counts what failed, too. {note}"
     return {
         "ranking": _ranking(shown),
         "overview": page.Table(
             "Side by side",
             ("", *names),
-            rows,
+            tuple((label.format(metric=metric), *map(cell, runs)) for label, cell in _ROWS.items()),
             note=f"{note} The gain is paired, with its 95 % interval. Answers are those of teacher and judge. USD is "
             "the price of all of them: what came from the store was paid by the run that asked first.".strip(),
         ),
-        "task_types": tables.task_types_table(f"{metric.capitalize()} by task type", students, of_students),
+        "task_types": tables.task_types_table(
+            f"{metric.capitalize()} by task type",
+            dict(zip(names, map(last_student, runs), strict=True)),
+            f"Last student of each run on the test split; n counts what failed, too. {note}",
+        ),
         "answers": _answers_table(runs),
     }
 
@@ -250,11 +253,18 @@ def _plot_students(runs: Sequence[RunSummary]) -> page.Section:
         page.Series(label, colour, marker, [(place + 0.16 * (offset - 1), score) for place, score in enumerate(scores)])
         for offset, (label, (colour, marker, scores)) in enumerate(students.items())
     ]
-    title, axis = f"Test {metric} of backbone, S_0 and last student by run", f"{metric} on the test split, %"
-    names, height = [run.name for run in runs], 0.9 + 0.5 * len(runs)
     return page.Section(
         f"Held-out {metric}",
-        plot=page.draw_points(title, height, series, scale=100, names=names, legend=3, xlim=(-2, 102), xlabel=axis),
+        plot=page.draw_points(
+            f"Test {metric} of backbone, S_0 and last student by run",
+            0.9 + 0.5 * len(runs),
+            series,
+            scale=100,
+            names=[run.name for run in runs],
+            legend=3,
+            xlim=(-2, 102),
+            xlabel=f"{metric} on the test split, %",
+        ),
         note=f"Share of the same held-out instructions {plots.SHARES[runs[0].metric]}; bars are 95 % intervals. The "
         "grey point is the backbone before any training.",
     )
@@ -267,13 +277,14 @@ def _plot_task_types(runs: Sequence[RunSummary]) -> page.Section:
         for place, (run, student) in enumerate(zip(runs, map(last_student, runs), strict=True))
     ]
     metric = formats.metric_name(runs[0].metric)
-    title, axis = (
-        f"Test {metric} of the last students by task type",
-        f"{metric} of the last student on the test split, %",
-    )
     return page.Section(
         "By task type",
-        plot=page.draw_categories(title, axis, series, legend_columns=2),
+        plot=page.draw_categories(
+            f"Test {metric} of the last students by task type",
+            f"{metric} of the last student on the test split, %",
+            series,
+            legend_columns=2,
+        ),
         note="Test split; lines are 95 % intervals. A task type with few instructions says little.",
     )
 
@@ -284,10 +295,15 @@ def _plot_answers(runs: Sequence[RunSummary]) -> page.Section:
         ("asked for", page.COLOURS[3], [run.usage.calls for run in runs]),
         ("from the store", page.COLOURS[2], [run.usage.stored for run in runs]),
     ]
-    names, title = [run.name for run in runs], "Answers asked for and from the store by run"
     return page.Section(
         "Where the answers came from",
-        plot=page.draw_stacked(title, names, series, "answers of teacher and judge", legend=2),
+        plot=page.draw_stacked(
+            "Answers asked for and from the store by run",
+            [run.name for run in runs],
+            series,
+            "answers of teacher and judge",
+            legend=2,
+        ),
         note="What the store gave was paid before, by another run or by an earlier start of the same one.",
     )
 
@@ -332,10 +348,9 @@ def _benchmarks_of_runs(asked: Iterable[_Asked]) -> list[page.Table]:
 
 def _paired(first: _Asked, other: _Asked) -> list[tuple[str, ...]]:
     """A row for each headline, or one that says why the two cannot be compared."""
-    names = (other.student, first.student, first.benchmark)
     differs = [words for part, words in _DIFFERS.items() if first.scale.get(part) != other.scale.get(part)]
     return paired_rows(
-        names,
+        (other.student, first.student, first.benchmark),
         other.values,
         first.values,
         differs,
@@ -361,10 +376,15 @@ def _on_heldout(reader: RunReader, number: int) -> _Asked | None:
     scores, config = reader.rows(EVALUATE.at(number)), reader.run.config
     if scores is None:
         return None
-    scale = scores.filter(metric=config.data.metric).select("settings", "judge", "prompt_version").row(0, named=True)
-    metric, limit = f"test {formats.metric_name(config.data.metric)}", max_failed_share(config)
-    values = {metric: marks_on_test(reader, number)}
-    return _Asked(reader.run, _HELDOUT, _name(reader, number), scores, scale, limit, values)
+    return _Asked(
+        reader.run,
+        _HELDOUT,
+        _name(reader, number),
+        scores,
+        scale=scores.filter(metric=config.data.metric).select("settings", "judge", "prompt_version").row(0, named=True),
+        max_failed_share=max_failed_share(config),
+        values={f"test {formats.metric_name(config.data.metric)}": marks_on_test(reader, number)},
+    )
 
 
 def _on_benchmark(reader: RunReader, name: str, number: int) -> _Asked | None:
@@ -381,8 +401,15 @@ def _on_benchmark(reader: RunReader, name: str, number: int) -> _Asked | None:
         "files": " ".join(run.record.ingredients.get(field, "") for field in fields),
         "versions": " ".join(str(each.version) for each in filter(None, map(reader.manifest, (items, *stages)))),
     }
-    limit, values = run.config.evaluation.asked[name].max_failed_share, headline_values(reader, name, number)
-    return _Asked(run, name, _name(reader, number), scores, scale, limit, values)
+    return _Asked(
+        run,
+        name,
+        _name(reader, number),
+        scores,
+        scale,
+        max_failed_share=run.config.evaluation.asked[name].max_failed_share,
+        values=headline_values(reader, name, number),
+    )
 
 
 def _name(reader: RunReader, number: int) -> str:

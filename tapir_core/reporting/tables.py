@@ -135,20 +135,19 @@ def baseline_table(summary: types.RunSummary) -> Table:
         (f"Plain fine-tuning {sentences.AS_MUCH[each.equal]} (run {each.run})", each.student, each.tokens, each.seconds)
         for each in found
     ]
-    rows = tuple(
-        (
-            name,
-            *(formats.score(each.score(split) if each else None) for split in ("test", "dev")),
-            formats.count(tokens),
-            formats.duration(seconds),
-        )
-        for name, each, tokens, seconds in own + beside
-    )
     items = formats.count(min((each.difference.n for each in found if each.difference), default=None))
     return Table(
         "Beside plain fine-tuning",
         ("Student", "Test", "Dev", "Tokens after S_0", "Time of the machine after S_0"),
-        rows,
+        tuple(
+            (
+                name,
+                *(formats.score(each.score(split) if each else None) for split in ("test", "dev")),
+                formats.count(tokens),
+                formats.duration(seconds),
+            )
+            for name, each, tokens, seconds in own + beside
+        ),
         note=f"All start from S_0. Differences are paired, over the {items} test instructions that both answered. The "
         "machine's time is that of training and of the models that it served for the rounds, starts included.",
     )
@@ -282,19 +281,23 @@ def _scores_table(
 ) -> Table:
     name = formats.metric_name(metric).capitalize()
     title = ("Held-out accuracy" if metric == ACCURACY else name) + whose
-    rows = tuple(
-        (
-            *names,
-            formats.accuracy(found),
-            formats.interval(found),
-            formats.count(found.n),
-            formats.count(found.failed),
-        )
-        for names, found in scores.items()
-        if found is not None
+    return Table(
+        title,
+        (*columns, f"{name}, %", "95 % interval", "n", "Failed"),
+        tuple(
+            (
+                *names,
+                formats.accuracy(found),
+                formats.interval(found),
+                formats.count(found.n),
+                formats.count(found.failed),
+            )
+            for names, found in scores.items()
+            if found is not None
+        ),
+        text_columns=2,
+        note=sentences.score_note(scores.values()),
     )
-    shown = (*columns, f"{name}, %", "95 % interval", "n", "Failed")
-    return Table(title, shown, rows, text_columns=2, note=sentences.score_note(scores.values()))
 
 
 def decontamination_table(found: types.Decontamination | None) -> Table:

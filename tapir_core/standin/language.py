@@ -92,8 +92,6 @@ def _solve_mend(slots: family.Slots) -> family.Solution:
         "variable": variable != argument,
     }
     bugs = [bug for bug in _BUGS if found[bug]]
-    line = f"def {name}({argument}): return {argument} {sign} {number}"
-    level = {1: _BUGS.index(bugs[0]) + 1, 2: 5}[len(bugs)]
     misspelt = [f"{word} must be {right}" for word, right in ((define, "def"), (give, "return")) if word != right]
     checks = [
         ", ".join(misspelt) or "def and return are right",
@@ -101,8 +99,12 @@ def _solve_mend(slots: family.Slots) -> family.Solution:
         "colon is there" if colon else "colon must be added",
         f"{variable} is the argument" if variable == argument else f"{variable} must be {argument}",
     ]
-    traits = (define == "def", give == "return", bracket, colon, argument == variable, sign)
-    return family.Solution(level, line, f"# {'; '.join(checks)}", traits)
+    return family.Solution(
+        level={1: _BUGS.index(bugs[0]) + 1, 2: 5}[len(bugs)],
+        reference=f"def {name}({argument}): return {argument} {sign} {number}",
+        working=f"# {'; '.join(checks)}",
+        traits=(define == "def", give == "return", bracket, colon, argument == variable, sign),
+    )
 
 
 _JOINED = re.compile(r"'([a-z]+)' \+ '([a-z]+)'")
@@ -171,8 +173,12 @@ def _solve_pick(slots: family.Slots) -> family.Solution:
     words, place = slots["words"].split(" "), slots["place"]
     index = len(words) - 1 if place == "last" else _PLACES.index(place)
     counted = family.number_items(words[: index + 1])
-    working = f"{counted}, the last." if place == "last" else f"{place} is {index + 1}: {counted}."
-    return family.Solution(_PICK_LENGTHS.index(len(words)) + 1, words[index], working, traits=(place,))
+    return family.Solution(
+        level=_PICK_LENGTHS.index(len(words)) + 1,
+        reference=words[index],
+        working=f"{counted}, the last." if place == "last" else f"{place} is {index + 1}: {counted}.",
+        traits=(place,),
+    )
 
 
 _RULED_NOUNS = family.WORDS.regular_nouns + family.WORDS.sibilant_nouns
@@ -206,10 +212,13 @@ def _solve_plural(slots: family.Slots) -> family.Solution:
     easy = {1: nouns[0] in family.WORDS.regular_nouns, 2: not set(nouns) & set(family.WORDS.irregular_plurals)}.get(
         len(nouns), False
     )
-    level = len(nouns) if easy else len(nouns) + 1
     made = [f"{noun} {_PLURAL_RULES[kind]}: {plural}." for noun, (kind, plural) in zip(nouns, plurals, strict=True)]
-    reference = ", ".join(plural for _, plural in plurals)
-    return family.Solution(level, reference, " ".join(made), traits=tuple(sorted(kind for kind, _ in plurals)))
+    return family.Solution(
+        level=len(nouns) if easy else len(nouns) + 1,
+        reference=", ".join(plural for _, plural in plurals),
+        working=" ".join(made),
+        traits=tuple(sorted(kind for kind, _ in plurals)),
+    )
 
 
 _FORMS = {
@@ -241,20 +250,26 @@ def _solve_passive(slots: family.Slots) -> family.Solution:
     [(name, form, thing)] = _ACTIVE.findall(slots["sentence"])
     verb, level = _OF_FORM[form]
     formed = f"{_FORMS[level][1]} {family.WORDS.verbs[verb][1]}"
-    working = f"First: the {thing}. Then: {form} becomes {formed}. Last: by {name}."
-    # How the participle is spelt; its tense is the level.
     return family.Solution(
-        level, f"The {thing} {formed} by {name}", working, traits=(verb[-1] if verb[-1] in "ey" else "",)
+        level,
+        reference=f"The {thing} {formed} by {name}",
+        working=f"First: the {thing}. Then: {form} becomes {formed}. Last: by {name}.",
+        # How the participle is spelt; its tense is the level.
+        traits=(verb[-1] if verb[-1] in "ey" else "",),
     )
 
 
 def _solve_translation(slots: family.Slots) -> family.Solution:
     words, column = family.distinct(slots["words"].split(", ")), family.WORDS.languages.index(slots["language"])
     translated = [family.WORDS.translations[word][column] for word in words]
-    working = ", ".join(f"{word} is {foreign}" for word, foreign in zip(words, translated, strict=True))
-    # Language, and whether a word has a letter that English lacks.
-    traits = slots["language"], all(map(str.isascii, translated))
-    return family.Solution(len(words), ", ".join(translated), f"In {slots['language']} {working}.", traits)
+    told = ", ".join(f"{word} is {foreign}" for word, foreign in zip(words, translated, strict=True))
+    return family.Solution(
+        level=len(words),
+        reference=", ".join(translated),
+        working=f"In {slots['language']} {told}.",
+        # Language, and whether a word has a letter that English lacks.
+        traits=(slots["language"], all(map(str.isascii, translated))),
+    )
 
 
 FAMILIES = (

@@ -18,8 +18,13 @@ def _solve_sum(slots: family.Slots) -> family.Solution:
     largest = max(terms)
     size = 1 if largest <= 20 else 2 if largest <= 99 else 4
     level = max(3, size + 1) if len(terms) == 3 else size
-    carried = tuple(sum(term % base for term in terms) // base for base in (10, 100, 1000))
-    return family.Solution(level, str(sum(terms)), family.add_columns(terms), traits=carried)
+    return family.Solution(
+        level,
+        reference=str(sum(terms)),
+        working=family.add_columns(terms),
+        # What each column carries.
+        traits=tuple(sum(term % base for term in terms) // base for base in (10, 100, 1000)),
+    )
 
 
 _PRODUCTS = {
@@ -98,9 +103,13 @@ def _solve_stock(slots: family.Slots) -> family.Solution:
         f"{verb} {number}: {before} {'+' if _SIGNS[verb] > 0 else '-'} {number} = {after}"
         for (verb, number), (before, after) in zip(steps, changes, strict=True)
     ]
-    # Gain or loss, step by step, and in how many steps the ones alone change.
-    traits = (*(_SIGNS[verb] for verb, _ in steps), sum(one // 10 == other // 10 for one, other in changes))
-    return family.Solution(level, str(held[-1]), f"{', '.join(lines)}.", traits)
+    return family.Solution(
+        level,
+        reference=str(held[-1]),
+        working=f"{', '.join(lines)}.",
+        # Gain or loss, step by step, and in how many steps the ones alone change.
+        traits=(*(_SIGNS[verb] for verb, _ in steps), sum(one // 10 == other // 10 for one, other in changes)),
+    )
 
 
 _ENDS = {"taller": ("tallest", "shortest"), "older": ("oldest", "youngest"), "faster": ("fastest", "slowest")}
@@ -130,9 +139,13 @@ def _solve_ranking(slots: family.Slots) -> family.Solution:
     # Who stands below somebody is not the first; who stands above somebody is not the last.
     steps = [f"{pair[0]} above {pair[1]}: not {pair[1 - end]}." for pair in pairs]
     result = (ranking[0], ranking[-1])[end]
-    # Relation, end that is asked for, and which of the facts names who stands there.
-    traits = relation, slots["end"], [result in pair for pair in pairs].index(True)
-    return family.Solution(level, result, f"{' '.join(steps)} Left: {result}.", traits)
+    return family.Solution(
+        level,
+        reference=result,
+        working=f"{' '.join(steps)} Left: {result}.",
+        # Relation, end that is asked for, and which of the facts names who stands there.
+        traits=(relation, slots["end"], [result in pair for pair in pairs].index(True)),
+    )
 
 
 def _chain(pairs: list[tuple[str, str]]) -> list[str]:
@@ -150,10 +163,12 @@ def _solve_biggest(slots: family.Slots) -> family.Solution:
     things = family.distinct(slots["things"].split(", "))
     sizes = list(map(family.WORDS.ladder.index, things))
     second, first = sorted(sizes)[-2:]
-    # Place of the biggest, and whether another is close to it.
-    traits = sizes.index(first), first - second <= 2
     return family.Solution(
-        len(things) - 1, family.WORDS.ladder[first], family.keep_largest(things, key=family.WORDS.ladder.index), traits
+        level=len(things) - 1,
+        reference=family.WORDS.ladder[first],
+        working=family.keep_largest(things, key=family.WORDS.ladder.index),
+        # Place of the biggest, and whether another is close to it.
+        traits=(sizes.index(first), first - second <= 2),
     )
 
 
@@ -174,10 +189,13 @@ def _solve_supposed(slots: family.Slots) -> family.Solution:
     things = family.distinct([thing for thing, _ in clauses])
     colours = dict(zip(things, [colour for _, colour in clauses], strict=True))
     passed = "".join(f"{thing}: no. " for thing in things[: things.index(asked)])
-    working = (
-        f"Asked: {asked}. {passed}{asked}: yes, {colours[asked]} here, in truth {family.WORDS.true_colours[asked]}."
+    return family.Solution(
+        level=len(clauses),
+        reference=colours[asked],
+        working=f"Asked: {asked}. {passed}{asked}: yes, {colours[asked]} here, in truth "
+        f"{family.WORDS.true_colours[asked]}.",
+        traits=(things.index(asked),),
     )
-    return family.Solution(len(clauses), colours[asked], working, traits=(things.index(asked),))
 
 
 _THING, _COLOUR = family.any_of(family.WORDS.true_colours), family.any_of(family.WORDS.colours)

@@ -37,8 +37,12 @@ def _solve_record(slots: family.Slots) -> family.Solution:
     fields = family.distinct([field for field, _ in pairs])
     record = {field: int(value) if field in _NUMBER_FIELDS else value for field, value in pairs}
     kinds = [f"{field} is a {'number, bare' if field in _NUMBER_FIELDS else 'word, quoted'}" for field in fields]
-    are_numbers = tuple(field in _NUMBER_FIELDS for field in fields)
-    return family.Solution(len(pairs), json.dumps(record), f"{'; '.join(kinds)}.", traits=are_numbers)
+    return family.Solution(
+        level=len(pairs),
+        reference=json.dumps(record),
+        working=f"{'; '.join(kinds)}.",
+        traits=tuple(field in _NUMBER_FIELDS for field in fields),
+    )
 
 
 def _solve_melody(slots: family.Slots) -> family.Solution:
@@ -80,9 +84,13 @@ def _solve_match(slots: family.Slots) -> family.Solution:
     second, first = sorted(totals.values())[-2:]
     added = [f"{team} {' + '.join(points)} = {totals[team]}." for team, *points in entries if legs > 1]
     compared = family.keep_largest(teams, key=totals.__getitem__, say=lambda team: f"{team} {totals[team]}")
-    # Place of the winner, and whether another is close.
-    traits = teams.index(winner), first - second <= 2
-    return family.Solution(_MATCH_LEVELS[len(entries), legs], winner, " ".join([*added, compared]), traits)
+    return family.Solution(
+        level=_MATCH_LEVELS[len(entries), legs],
+        reference=winner,
+        working=" ".join([*added, compared]),
+        # Place of the winner, and whether another is close.
+        traits=(teams.index(winner), first - second <= 2),
+    )
 
 
 def _draw_chain(level: int, rng: random.Random) -> family.Slots:
@@ -205,10 +213,14 @@ def _solve_element(slots: family.Slots) -> family.Solution:
     items, lookup = family.distinct(slots["items"].split(", ")), _LOOKUPS[slots["wanted"]]
     found = [lookup[item] for item in items]
     working = ", ".join(f"{item} is {result}" for item, result in zip(items, found, strict=True))
-    # Symbol or name, and how many symbols do not begin the English name.
     pairs = [sorted(pair, key=len) for pair in zip(items, found, strict=True)]
-    traits = slots["wanted"], sum(not name.startswith(symbol.casefold()) for symbol, name in pairs)
-    return family.Solution(len(items), ", ".join(found), f"{working}.", traits)
+    return family.Solution(
+        level=len(items),
+        reference=", ".join(found),
+        working=f"{working}.",
+        # Symbol or name, and how many symbols do not begin the English name.
+        traits=(slots["wanted"], sum(not name.startswith(symbol.casefold()) for symbol, name in pairs)),
+    )
 
 
 FAMILIES = (

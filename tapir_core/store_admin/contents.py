@@ -117,13 +117,15 @@ class StoreStats:
             }
             for group in self.groups
         ]
-        summed = ("prompt_tokens", "completion_tokens", "usd", "reused")
         return {
             "store": self.store,
             **asdict(self.size),
             "rows": self.rows,
             "statuses": self.statuses,
-            **{name: sum(group[name] for group in groups) for name in summed},
+            **{
+                name: sum(group[name] for group in groups)
+                for name in ("prompt_tokens", "completion_tokens", "usd", "reused")
+            },
             "first": min((group["first"] for group in groups), default=None),
             "last": max((group["last"] for group in groups), default=None),
             "groups": groups,
@@ -193,12 +195,13 @@ def _sums(engine: sa.Engine, *names: sa.Column[Any]) -> sa.Select[Any]:
         )  # of text, SQLite counts the characters up to the first NUL
 
     size = bytes_of(answers.c.text) + sa.func.coalesce(bytes_of(answers.c.raw), 0)
-    summed = (answers.c.prompt_tokens, answers.c.completion_tokens, answers.c.usd)
     return sa.select(
         *names,
         sa.func.count().label("rows"),
         sa.func.sum(size).label("bytes"),
-        *(sa.func.sum(column).label(column.name) for column in summed),
+        sa.func.sum(answers.c.prompt_tokens).label("prompt_tokens"),
+        sa.func.sum(answers.c.completion_tokens).label("completion_tokens"),
+        sa.func.sum(answers.c.usd).label("usd"),
         sa.func.min(answers.c.created).label("first"),
         sa.func.max(answers.c.created).label("last"),
     ).group_by(*names)

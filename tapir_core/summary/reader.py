@@ -85,11 +85,16 @@ class RunReader:
             manifests = [manifest for at in self._parts(name, number) if (manifest := self.manifest(at)) is not None]
             self._shown += manifests
             if manifests:
-                rows = sum(manifest.rows for manifest in manifests if manifest.stage == known[name].name)
-                seconds = sum(manifest.counts.get("seconds", 0.0) for manifest in manifests)
-                missing = sum((Counter(manifest.accepted_missing) for manifest in manifests), Counter[str]())
-                usage = sum((types.Usage.of(manifest.counts) for manifest in manifests), types.Usage())
-                found.append(types.StageSummary(name, known[name].asks, rows, seconds, dict(missing), usage))
+                found.append(
+                    types.StageSummary(
+                        name,
+                        asks=known[name].asks,
+                        rows=sum(manifest.rows for manifest in manifests if manifest.stage == known[name].name),
+                        seconds=sum(manifest.counts.get("seconds", 0.0) for manifest in manifests),
+                        missing=dict(sum((Counter(each.accepted_missing) for each in manifests), Counter[str]())),
+                        usage=sum((types.Usage.of(manifest.counts) for manifest in manifests), types.Usage()),
+                    )
+                )
         return tuple(found)
 
     @property
@@ -241,10 +246,9 @@ def _expansion(reader: RunReader, number: int) -> types.GatedSummary | None:
     accepted, rejected = reader.manifest(stages.EXPAND.at(number)), reader.rows(stages.EXPANSION_REJECTED.at(number))
     if accepted is None or rejected is None:
         return None
-    requests = [reader.manifest(stages.WAVE_REQUESTS.at(number, wave)) for wave in reader.waves(number)]
     counts = _counted(rejected["gate"])
     ordered = {gate: counts[gate] for gate in _GATES if gate in counts}
-    asked = sum(manifest.rows for manifest in requests if manifest is not None)
+    asked = sum(reader.run.sealed(stages.WAVE_REQUESTS.at(number, wave)).rows for wave in reader.waves(number))
     return types.GatedSummary(asked, accepted.rows, ordered | counts)
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import subprocess
+from collections import Counter
 
 import pytest
 
@@ -16,6 +17,7 @@ RUN_HERE = {
     "bench-calls",
     "bench-decontamination",
     "bench-orchestration",
+    "bench-scale",
     "bench-student",
     "bench-train",
     "compare-smoke",
@@ -57,6 +59,16 @@ def test_paid_calls_are_measured_beside_the_ceiling() -> None:
 def test_planted_questions_are_found() -> None:
     found = measure("bench-decontamination", "--rows 2000 --questions 100 --planted 10")
     assert set(found["recall"].values()) == {1.0}
+
+
+@pytest.mark.operations
+def test_what_grows_with_the_rows_is_measured_at_two_sizes() -> None:
+    printed = make("bench-scale", BENCH_OPTIONS="--rows 300 600").splitlines()
+    *parts, last = (json.loads(line) for line in printed if line.startswith("{"))
+    assert Counter(each["name"] for each in parts) == dict.fromkeys(last["growth"], 2)
+    assert all(each["seconds"] > 0 and each["memory_mib"] > 0 for each in parts)
+    [again] = {each["bytes_a_token"] for each in parts if each["name"] == "corpus again" and each["rows"] == 600}
+    assert 8 <= again < 9, "four bytes of a token and four of its label"
 
 
 @pytest.mark.operations
