@@ -88,7 +88,7 @@ def _is_periodic(backwards: str) -> bool:
 
 def _is_one_line(text: str) -> bool:
     lines = [_NUMBERED.sub("", line, count=1).strip() for line in re.split(r"\n|(?<=[.!?])\s", text)]
-    [(line, times), *_] = Counter(line for line in lines if line).most_common(1)
+    line, times = max(Counter(lines).items(), key=lambda each: each[1] if each[0] else 0)
     return times >= _LINES and len(line.split()) >= _LINE_WORDS and 2 * times * len(line) >= len(text)
 
 

@@ -71,6 +71,11 @@ def test_an_answer_refuses_by_how_it_begins(answer: str, is_refusal: bool) -> No
 LIST = "\n".join(f"{place}. The {name} is a bird of the north" for place, name in enumerate("ABCDEFGHIJKLMNOP"))
 
 
+@pytest.mark.parametrize("answer", ["+", "***", "---", "#", " - ", "1.", "- \n- \n"])
+def test_an_answer_of_marks_alone_is_an_answer(answer: str) -> None:
+    assert unusable_reason(answer, "stop") is None
+
+
 @pytest.mark.parametrize(
     "answer",
     [
