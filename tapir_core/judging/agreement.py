@@ -120,6 +120,7 @@ def pair_orders(verdicts: pl.DataFrame) -> pl.DataFrame:
 
     One row an instruction that is scored in both orders; empty when the judge was asked in one order only.
     """
+    assert not verdicts.filter(status="scored").select("instruction_id", "order").is_duplicated().any(), "two verdicts"
     gaps = {order: mfd_of(order) for order in BOTH_ORDERS}
     return mean_scores(verdicts, BOTH_ORDERS, **gaps, order_gap=ORDER_GAP).select("instruction_id", *gaps, "order_gap")
 

@@ -53,8 +53,16 @@ _UNITS = (("hours", 3600.0, 3 * 3600), ("minutes", 60.0, 300), ("seconds", 1.0, 
 
 def score_plots(summary: RunSummary) -> list[page.Section]:
     """The plots of held-out scores and of benchmarks, as far as somebody was asked."""
-    benchmarks = [plot_headlines(summary), *plot_categories(summary)]
-    return [*filter(None, [*plot_scores(summary), plot_score_by_task_type(summary), *benchmarks])]
+    return [
+        each
+        for each in (
+            *plot_scores(summary),
+            plot_score_by_task_type(summary),
+            plot_headlines(summary),
+            *plot_categories(summary),
+        )
+        if each
+    ]
 
 
 def plot_scores(summary: RunSummary) -> list[page.Section]:
