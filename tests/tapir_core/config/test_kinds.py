@@ -30,9 +30,9 @@ def test_instructions_that_are_not_generated_are_known_by_what_they_are_read_fro
         kind.__name__
         for family in (PoolConfig, HeldoutConfig)
         for kind in family.kinds().values()
-        if not (kind.generated or kind.with_mark("file") or kind.content is not family.content)
+        if not (kind.generated or kind.with_mark("file") or kind.digest is not family.digest)
     ]
     remedy = (
-        "mark the field that names its file `File`, define `content()`, or set `generated`: else other rows keep a key"
+        "mark the field that names its file `File`, define `digest()`, or set `generated`: else other rows keep a key"
     )
     assert unknown == [], remedy
