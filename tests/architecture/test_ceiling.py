@@ -37,7 +37,7 @@ CEILINGS = {
     "tasks": 2110,
     "tasks/engines": 1768,
     "tasks/engines/in_vllm": 29,
-    "tasks/engines/training": 1451,
+    "tasks/engines/training": 1454,
 }
 """Folder → most statements, without those of the folders below it."""
 

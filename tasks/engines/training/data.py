@@ -77,8 +77,8 @@ class Corpus:
     """The examples that fit, in memory-mapped files, and how many did not."""
 
     rows: Any
-    """A data set of Hugging Face: `input_ids` and `labels` of each conversation, those of a pair one after the other,
-    and last a filler without labels."""
+    """A data set of Hugging Face: `input_ids` and `prompt_length` of each conversation, those of a pair one after the
+    other, and last a filler that is all prompt. `conversations` gives some with their labels."""
     lengths: list[int]
     """Tokens of each example."""
     prompt_lengths: list[int]
@@ -98,6 +98,15 @@ class Corpus:
     def example(self, index: int, answer: int = 0) -> Example:
         """One of them, from 0, with its first or second answer."""
         return Example(self.rows[index * self.width + answer]["input_ids"], self.prompt_lengths[index] // self.width)
+
+    def conversations(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """Rows by their places, each with its labels and `number`."""
+        found = self.rows.__getitems__(numbers)
+        learnt = [Example(row["input_ids"], row.pop("prompt_length"), teacher=row.get("teacher", [])) for row in found]
+        return [
+            row | {"labels": each.labels, "number": number}
+            for row, each, number in zip(found, learnt, numbers, strict=True)
+        ]
 
 
 def read_conversations(files: Sequence[Path], *, pairs: bool = False) -> Iterator[chat.Conversation]:
@@ -171,7 +180,7 @@ def encode(
     def made() -> Iterator[dict[str, Any]]:
         own, filler = rollouts() if rollouts else (), Example([closing] * 2, prompt_length=2)
         for each in chain(own, _examples(tokenizer, conversations, closing, masked=masked), [filler]):
-            row = {"input_ids": each.tokens, "labels": each.labels, "prompt_length": each.prompt_length}
+            row = {"input_ids": each.tokens, "prompt_length": each.prompt_length}
             yield row | ({name: getattr(each, name) for name in SCORES} if rollouts else {})
 
     # A mapped file can be read when it has no name any more.
@@ -202,7 +211,7 @@ def _fitting(rows: Any, *, max_length: int, closing: int, width: int) -> Corpus:
                 "look at its messages and at the chat template"
             )
     return Corpus(
-        rows=rows.select([*kept, len(lengths)]).remove_columns(["prompt_length"]),
+        rows=rows.select([*kept, len(lengths)]),
         lengths=[sum(lengths[first : first + width]) for first in firsts],
         prompt_lengths=[sum(prompt_lengths[first : first + width]) for first in firsts],
         answer_lengths=[scored[first] or lengths[first] - prompt_lengths[first] for first in firsts],
@@ -215,11 +224,11 @@ def _fitting(rows: Any, *, max_length: int, closing: int, width: int) -> Corpus:
 
 
 def _mapped(rows: Callable[[], Iterator[dict[str, Any]]], folder: Path, *, scored: bool) -> Any:
-    """The rows in Arrow files of ``folder``, four bytes a token, a label and a score; made unless they are there."""
+    """The rows in Arrow files of ``folder``, four bytes a token and a score; made unless they are there."""
     import datasets  # only here: it loads for seconds, and the driver reads batches
 
     numbers = datasets.List(datasets.Value("int32"))
-    features = datasets.Features(input_ids=numbers, labels=numbers, prompt_length=datasets.Value("int32"))
+    features = datasets.Features(input_ids=numbers, prompt_length=datasets.Value("int32"))
     if scored:
         words = datasets.List(datasets.Value("float32"))
         features |= {"sampled": words, "teacher": words, "top_ids": datasets.List(numbers), "top": datasets.List(words)}

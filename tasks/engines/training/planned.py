@@ -110,9 +110,10 @@ class Conversations(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitems__(self, examples: list[int]) -> list[dict[str, Any]]:
         """Of each its tokens, labels and number, of a pair both."""
-        rows, width = self._corpus.rows, self._corpus.width
-        numbers = [example * width + each for example in examples for each in range(width)] or [len(rows) - 1]
-        return [row | {"number": number} for row, number in zip(rows.__getitems__(numbers), numbers, strict=True)]
+        width, filler = self._corpus.width, len(self._corpus.rows) - 1
+        return self._corpus.conversations(
+            [example * width + each for example in examples for each in range(width)] or [filler]
+        )
 
 
 class PlannedTrainer(SFTTrainer):

@@ -188,8 +188,9 @@ def test_the_first_process_tokenizes_and_the_others_map_its_files(folder: Path, 
     assert Path(first.rows.cache_files[0]["filename"]).is_relative_to(tmp_path)
     for corpus in (first, second, alone):
         assert [mark_trained(tokenizer, corpus.example(index)).count("our") for index in (0, 1)] == [0, 1]
-        assert corpus.rows[1]["labels"] == corpus.example(1).labels
-        assert corpus.rows[2]["labels"] == [-100, -100], "the filler"
+        learnt, filler = corpus.conversations([1, 2])
+        assert (learnt["labels"], learnt["number"]) == (corpus.example(1).labels, 1)
+        assert (filler["labels"], len(filler["input_ids"])) == ([-100, -100], 2)
         assert (corpus.lengths, corpus.prompt_lengths) == (first.lengths, first.prompt_lengths)
 
 
