@@ -112,7 +112,7 @@ def time_corpus(pool: Path, rows: int) -> Figures:
     folder = pool.with_suffix(".tokens")
     there, before, began = folder.exists(), _memory_mib(), time.monotonic()
     corpus = encode(tokenizer, talks(), max_length=2048, folder=folder)
-    took, tokens = time.monotonic() - began, sum(corpus.lengths)
+    took, tokens = time.monotonic() - began, int(corpus.lengths.sum())
     assert len(corpus.lengths) == rows
     held = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
     return {"seconds": took, "bytes_a_token": held / tokens, **({"rank_mib": _memory_mib() - before} if there else {})}

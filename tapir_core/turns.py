@@ -18,6 +18,9 @@ CONTROL_TOKEN = re.compile(
 )
 """In ChatML, Llama 3 and 4, Phi, GLM, gpt-oss, DeepSeek; Gemma 4 and older; EXAONE; Llama 2 and Mistral."""
 
+CONTROL_BEGINS = ("<", "[")
+"""With one of which each begins."""
+
 MARKED = "control_token_in_instruction"
 """Why an instruction with one leaves the pool: a student's server would end a turn there."""
 
@@ -63,9 +66,9 @@ def holds_control_token(text: str) -> bool:
 
     ``</s>`` is one unless ``<s>`` stands before it: those two are HTML.
     """
-    if "<" not in text and "[" not in text:  # with one of which each begins
-        return False
-    return bool(CONTROL_TOKEN.search(text)) or "</s>" in text.partition("<s>")[0]
+    return any(each in text for each in CONTROL_BEGINS) and (
+        bool(CONTROL_TOKEN.search(text)) or "</s>" in text.partition("<s>")[0]
+    )
 
 
 def asks_with_control_token(row: Row) -> bool:

@@ -50,7 +50,16 @@ from tapir_core.data.records import (
     read_records,
 )
 from tapir_core.text import instruction_id, normalise
-from tapir_core.turns import EARLIER, MARKED, Turn, asks_with_control_token, has_tools, pack_turns, user_texts
+from tapir_core.turns import (
+    CONTROL_BEGINS,
+    EARLIER,
+    MARKED,
+    Turn,
+    asks_with_control_token,
+    has_tools,
+    pack_turns,
+    user_texts,
+)
 
 OnBadRow = Literal["stop", "skip"]
 
@@ -239,13 +248,14 @@ def read_pool(
         ConfigError: there are bad rows under `stop`, or there is no instruction that can be asked.
     """
     read = _read(records, name, partial(read_row, answers=answers), on_bad_row)
-    asked = read.rows.select("instruction", "system", EARLIER).iter_rows(named=True)
-    marked = pl.Series([*map(asks_with_control_token, asked)], dtype=pl.Boolean)
-    rows = read.rows.filter(~marked)
-    counts = {MARKED: marked.len() - rows.height} if marked.any() else {}
+    begun = pl.col("instruction", "system", EARLIER).str.contains_any([*CONTROL_BEGINS])
+    asked = read.rows.filter(pl.any_horizontal(begun)).iter_rows(named=True)
+    marked = [each["instruction_id"] for each in asked if asks_with_control_token(each)]
+    rows = read.rows.filter(~pl.col("instruction_id").is_in(marked))
+    counts = {MARKED: len(marked)} if marked else {}
     if not rows.height:
         raise errors.ConfigError(
-            f"{name!r}: all {marked.len():,} instructions have a control token of a chat format, such as <|im_end|>; "
+            f"{name!r}: all {len(marked):,} instructions have a control token of a chat format, such as <|im_end|>; "
             "write conversations as `messages`, and texts without such tokens"
         )
     if limit is not None and limit < rows.height:
@@ -390,7 +400,7 @@ def _read(
     return Found(merged.sort("instruction_id"), {**counts, **noted}, beside.in_words(name, fields, rows.height))
 
 
-_BATCH = 5_000
+_BATCH = 500
 """Records that are held at once."""
 
 
@@ -515,7 +525,7 @@ def _texts_of(name: str, value: Any) -> list[str]:
 def _layouts(fields: Fields) -> dict[str, _Asked]:
     """Each layout in which the record has something, the conversations first."""
     found = dict[str, _Asked]()
-    if talks := {name: turns for name in _CONVERSATIONS if (turns := _turns_in(fields, name))}:
+    if talks := {name: turns for name in _CONVERSATIONS if name in fields and (turns := _turns_in(fields, name))}:
         try:
             given = next((fields[each] for each in TOOL_FIELDS if not _is_absent(fields.get(each))), None)
             defined = tools.definitions(given)
@@ -641,9 +651,10 @@ def _agree(layouts: Mapping[str, _Asked]) -> None:
 
 def _same(what: str, *texts: str | None) -> str | None:
     """The one text among ``texts``."""
-    if len(given := dict.fromkeys(filter(None, texts))) > 1:
+    given = {text for text in texts if text}
+    if len(given) > 1:
         raise SaidTwiceError(f"it has {len(given)} different {what}; keep one")
-    return next(iter(given), None)
+    return given.pop() if given else None
 
 
 def _in_words(names: Iterable[str]) -> str:
@@ -665,7 +676,7 @@ def _stands_for_nothing(value: Any) -> bool:
 
 def is_masked(turn: Fields) -> bool:
     """Whether a turn, or a row, is shown and not to be learnt."""
-    return any(
+    return not _MARKS_OF_LEARNING.isdisjoint(turn) and any(
         str(turn[name]).strip().casefold() in (("1", "1.0", "true") if name in _MASKED else ("0", "0.0", "false"))
         for name in _MARKS_OF_LEARNING & turn.keys()
     )
@@ -677,6 +688,6 @@ def _text(fields: Fields, name: str) -> str | None:
     if isinstance(value, str):
         text = normalise(value)
         return None if text in _BLANK else text
-    if not _is_absent(value):
+    if value is not None and not _is_absent(value):
         raise BadRecordError(f"`{name}` is {type(value).__name__}, not text")
     return None

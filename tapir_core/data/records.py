@@ -375,13 +375,14 @@ def _once(pairs: list[tuple[str, Any]]) -> Any:
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         return SaidTwiceError(f"`{twice}` stands twice in one object; leave one out")
     for value in found.values():
-        if isinstance(value, list | SaidTwiceError):
+        if type(value) in _MAY_SAY_TWICE:
             for each in value if isinstance(value, list) else [value]:
                 if isinstance(each, SaidTwiceError):
                     return each
     return found
 
 
+_MAY_SAY_TWICE = (list, SaidTwiceError)
 _JSON = json.JSONDecoder(object_pairs_hook=_once)
 
 

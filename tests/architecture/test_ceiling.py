@@ -19,12 +19,12 @@ CEILINGS = {
     "flows/commands": 1149,
     "flows/commands/diagnosis": 490,
     "flows/prefect_server": 334,
-    "tapir_core": 1934,
+    "tapir_core": 1933,
     "tapir_core/calls": 2449,
     "tapir_core/comparison": 701,
     "tapir_core/config": 1558,
     "tapir_core/curriculum": 647,
-    "tapir_core/data": 1082,
+    "tapir_core/data": 1085,
     "tapir_core/estimate": 593,
     "tapir_core/evaluation": 938,
     "tapir_core/judging": 494,
@@ -37,7 +37,7 @@ CEILINGS = {
     "tasks": 2110,
     "tasks/engines": 1768,
     "tasks/engines/in_vllm": 29,
-    "tasks/engines/training": 1454,
+    "tasks/engines/training": 1457,
 }
 """Folder → most statements, without those of the folders below it."""
 

@@ -26,6 +26,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow.compute as pc
 
@@ -41,6 +43,9 @@ SCORES = ("sampled", "teacher", "top_ids", "top")
 """What an `Example` has of its scores; columns of a corpus with rollouts."""
 
 _BATCH = 256
+
+Lengths = npt.NDArray[np.int32]
+"""Tokens, one number an example."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +84,13 @@ class Corpus:
     rows: Any
     """A data set of Hugging Face: `input_ids` and `prompt_length` of each conversation, those of a pair one after the
     other, and last a filler that is all prompt. `conversations` gives some with their labels."""
-    lengths: list[int]
+    lengths: Lengths
     """Tokens of each example."""
-    prompt_lengths: list[int]
+    prompt_lengths: Lengths
     """Those of them that are not trained."""
-    answer_lengths: list[int]
+    answer_lengths: Lengths
     """Tokens with a label: of an answer, of a pair the better one."""
-    held_lengths: list[int]
+    held_lengths: Lengths
     """Tokens that an example takes where it is padded: those of a pair are as long as the longer one."""
     left_out: int
     closing: int
@@ -97,7 +102,8 @@ class Corpus:
 
     def example(self, index: int, answer: int = 0) -> Example:
         """One of them, from 0, with its first or second answer."""
-        return Example(self.rows[index * self.width + answer]["input_ids"], self.prompt_lengths[index] // self.width)
+        row = self.rows[index * self.width + answer]
+        return Example(row["input_ids"], row["prompt_length"])
 
     def conversations(self, numbers: list[int]) -> list[dict[str, Any]]:
         """Rows by their places, each with its labels and `number`."""
@@ -191,35 +197,35 @@ def encode(
 
 def _fitting(rows: Any, *, max_length: int, closing: int, width: int) -> Corpus:
     """The examples of mapped ``rows`` that can be trained on; the last row is the filler."""
-    has_scores = "teacher" in rows.column_names
-    scored = pc.list_value_length(rows.data.column("teacher")).to_pylist() if has_scores else [0] * len(rows)
-    lengths = pc.list_value_length(rows.data.column("input_ids")).to_pylist()[:-1]
-    prompt_lengths = rows.data.column("prompt_length").to_pylist()
-    whole = [0 < length <= max_length for length in lengths]
-    firsts = [first for first in range(0, len(lengths), width) if all(whole[first : first + width])]
-    if not firsts:
+
+    def of(column: str, count: Callable[[Any], Any] = pc.list_value_length) -> Lengths:
+        return np.asarray(count(rows.data.column(column)), dtype=np.int32)[:-1].reshape(-1, width)
+
+    lengths, prompt_lengths = of("input_ids"), of("prompt_length", lambda column: column)
+    scored = of("teacher") if "teacher" in rows.column_names else np.zeros_like(lengths)
+    fits = ((lengths > 0) & (lengths <= max_length)).all(axis=1)
+    if not fits.any():
         raise errors.ConfigError(
-            f"none of the {len(lengths) // width} examples fits training.max_length = {max_length}; "
-            f"the shortest has {min(filter(None, lengths), default=0)} tokens, and {lengths.count(0)} have the text "
-            "of a special token in their prompt"
+            f"none of the {len(lengths)} examples fits training.max_length = {max_length}; "
+            f"the shortest has {min(lengths[lengths > 0].tolist(), default=0)} tokens, and {(lengths == 0).sum()} have "
+            "the text of a special token in their prompt"
         )
-    kept = [first + each for first in firsts for each in range(width)]
-    for number, row in enumerate(kept):
-        if lengths[row] == prompt_lengths[row] + 1 and not scored[row]:
-            raise errors.ConfigError(
-                f"example {number // width} trains 1 tokens, the closing token {closing}, and no answer before it; "
-                "look at its messages and at the chat template"
-            )
+    lengths, prompt_lengths, scored = lengths[fits], prompt_lengths[fits], scored[fits]
+    if (bare := (lengths == prompt_lengths + 1) & (scored == 0)).any():
+        raise errors.ConfigError(
+            f"example {bare.any(axis=1).argmax()} trains 1 tokens, the closing token {closing}, and no answer before "
+            "it; look at its messages and at the chat template"
+        )
     return Corpus(
-        rows=rows.select([*kept, len(lengths)]),
-        lengths=[sum(lengths[first : first + width]) for first in firsts],
-        prompt_lengths=[sum(prompt_lengths[first : first + width]) for first in firsts],
-        answer_lengths=[scored[first] or lengths[first] - prompt_lengths[first] for first in firsts],
-        held_lengths=[width * max(lengths[first : first + width]) for first in firsts],
-        left_out=len(lengths) // width - len(firsts),
+        rows=rows.select(np.append(np.flatnonzero(np.repeat(fits, width)), len(rows) - 1)),
+        lengths=lengths.sum(axis=1, dtype=np.int32),
+        prompt_lengths=prompt_lengths.sum(axis=1, dtype=np.int32),
+        answer_lengths=np.where(scored > 0, scored, lengths - prompt_lengths)[:, 0],
+        held_lengths=width * lengths.max(axis=1),
+        left_out=int((~fits).sum()),
         closing=closing,
         width=width,
-        rollouts=sum(scored[first] > 0 for first in firsts),
+        rollouts=int((scored[:, 0] > 0).sum()),
     )
 
 
@@ -301,30 +307,25 @@ class BatchPlan:
         """Optimizer steps."""
         return math.ceil(len(self.groups) / self.accumulation)
 
-    def tokens_by_step(self, lengths: Sequence[int]) -> list[int]:
+    def tokens_by_step(self, lengths: Lengths) -> list[int]:
         """Tokens of each step, padding not counted."""
         return [
-            sum(
-                lengths[index]
-                for group in self.groups[start : start + self.accumulation]
-                for cell in group
-                for index in cell
-            )
+            sum(int(lengths[cell].sum()) for group in self.groups[start : start + self.accumulation] for cell in group)
             for start in range(0, len(self.groups), self.accumulation)
         ]
 
-    def padding_share(self, lengths: Sequence[int], held: Sequence[int]) -> float:
+    def padding_share(self, lengths: Lengths, held: Lengths) -> float:
         """Share of what the ranks compute that is padding, when each micro-batch is padded to its longest example.
 
         ``held`` has what an example takes alone.
         """
         cells = [cell for group in self.groups for cell in group if cell]
-        padded = sum(max(held[index] for index in cell) * len(cell) for cell in cells)
-        return 1 - sum(lengths[index] for cell in cells for index in cell) / padded if padded else 0.0
+        padded = sum(int(held[cell].max()) * len(cell) for cell in cells)
+        return 1 - sum(int(lengths[cell].sum()) for cell in cells) / padded if padded else 0.0
 
 
 def plan_batches(
-    lengths: Sequence[int], *, epochs: float, batch_size: int, micro_batch_size: int, world_size: int, seed: int
+    lengths: Lengths, *, epochs: float, batch_size: int, micro_batch_size: int, world_size: int, seed: int
 ) -> BatchPlan:
     """Plan a training without packing.
 
@@ -342,7 +343,7 @@ def plan_batches(
 
 
 def plan_packed_batches(
-    lengths: Sequence[int], *, epochs: float, batch_size: int, tokens_per_rank: int, world_size: int, seed: int
+    lengths: Lengths, *, epochs: float, batch_size: int, tokens_per_rank: int, world_size: int, seed: int
 ) -> BatchPlan:
     """Plan a training with packing: a micro-batch is one row of whole examples of at most ``tokens_per_rank`` tokens.
 
@@ -357,7 +358,7 @@ def plan_packed_batches(
 
 
 def _mixed_batches(
-    stream: Sequence[int], lengths: Sequence[int], batch_size: int, bundle_size: int, seed: int
+    stream: Sequence[int], lengths: Lengths, batch_size: int, bundle_size: int, seed: int
 ) -> Iterator[list[int]]:
     """Batches of random bundles of like length, each batch sorted by length; only the last can be short."""
     window_size = _WINDOW_BATCHES * batch_size
@@ -381,14 +382,14 @@ def _stream(count: int, epochs: float, seed: int) -> list[int]:
     return stream[: max(1, round(count * epochs))]
 
 
-def _rows_needed(batch: Sequence[int], lengths: Sequence[int], tokens_per_rank: int, world_size: int) -> int:
+def _rows_needed(batch: Sequence[int], lengths: Lengths, tokens_per_rank: int, world_size: int) -> int:
     rows = math.ceil(sum(lengths[index] for index in batch) / (tokens_per_rank * world_size))
     while max(sum(lengths[i] for i in cell) for cell in _deal(batch, lengths, rows * world_size)) > tokens_per_rank:
         rows += 1
     return rows
 
 
-def _deal(batch: Sequence[int], lengths: Sequence[int], cells: int) -> list[list[int]]:
+def _deal(batch: Sequence[int], lengths: Lengths, cells: int) -> list[list[int]]:
     """Longest first, each to the cell with the fewest tokens: the cells come out nearly equal."""
     dealt: list[list[int]] = [[] for _ in range(cells)]
     filled = [0] * cells
@@ -423,7 +424,7 @@ class PlannedTraining:
         """What it comes to."""
         corpus, answers = self.corpus, self.corpus.answer_lengths
         if corpus.width > 1:
-            answers = [whole - prompt for whole, prompt in zip(corpus.lengths, corpus.prompt_lengths, strict=True)]
+            answers = corpus.lengths - corpus.prompt_lengths
         return TrainingCount(
             steps=self.plan.steps,
             batch_size=self.job.training.batch_size,
@@ -463,7 +464,7 @@ def _plan(job: TrainingJob, corpus: Corpus, world_size: int, epochs: float) -> B
         "seed": job.seed,
     }
     if training.packing:
-        tokens = max(training.micro_batch_size * training.max_length, max(corpus.lengths))
+        tokens = max(training.micro_batch_size * training.max_length, int(corpus.lengths.max()))
         return plan_packed_batches(corpus.lengths, tokens_per_rank=tokens, **common)
     # The conversations of a pair are held together.
     held = max(1, training.micro_batch_size // corpus.width)

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
@@ -124,8 +125,8 @@ class PlannedTrainer(SFTTrainer):
         self._planned, self.watch = planned, watch
         self._reference: torch.Tensor | None = None
         count, answers, own = planned.plan.tokens_by_step, planned.corpus.answer_lengths, planned.corpus.rollouts
-        self._pairs_of_step, self._tokens_of_step = count([1] * len(answers)), count(answers)
-        self._rolled_of_step = count([*answers[:own], *[0] * (len(answers) - own)])
+        self._pairs_of_step, self._tokens_of_step = count(np.ones_like(answers)), count(answers)
+        self._rolled_of_step = count(np.where(np.arange(len(answers)) < own, answers, 0))
 
     def get_train_dataloader(self) -> Any:
         """This rank's micro-batches; a rank without an example computes the filler, whose loss is zero."""

@@ -1,13 +1,14 @@
 from collections import Counter
 from statistics import fmean, pstdev
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.engines.training.data import BatchPlan, plan_batches, plan_packed_batches
+from tasks.engines.training.data import BatchPlan, Lengths, plan_batches, plan_packed_batches
 
-lengths_lists = st.lists(st.integers(2, 60), min_size=1, max_size=60)
+lengths_lists = st.lists(st.integers(2, 60), min_size=1, max_size=60).map(np.array)
 small = st.integers(1, 9)
 
 
@@ -26,7 +27,7 @@ def batches(plan: BatchPlan) -> list[list[int]]:
 @given(lengths_lists, st.floats(0.2, 3), small, small, st.integers(1, 4), st.integers(0, 99))
 @settings(deadline=None)
 def test_every_example_is_seen_once_an_epoch_and_only_the_last_batch_is_short(
-    lengths: list[int], epochs: float, batch_size: int, micro: int, world: int, seed: int
+    lengths: Lengths, epochs: float, batch_size: int, micro: int, world: int, seed: int
 ) -> None:
     plan = plan_batches(
         lengths, epochs=epochs, batch_size=batch_size, micro_batch_size=micro, world_size=world, seed=seed
@@ -41,7 +42,7 @@ def test_every_example_is_seen_once_an_epoch_and_only_the_last_batch_is_short(
 
 @given(lengths_lists, small, small, st.integers(1, 4))
 @settings(deadline=None)
-def test_no_rank_holds_more_than_the_micro_batch(lengths: list[int], batch_size: int, micro: int, world: int) -> None:
+def test_no_rank_holds_more_than_the_micro_batch(lengths: Lengths, batch_size: int, micro: int, world: int) -> None:
     plan = plan_batches(lengths, epochs=2, batch_size=batch_size, micro_batch_size=micro, world_size=world, seed=1)
     assert all(len(cell) <= min(micro, plan.micro_batch_size) for group in plan.groups for cell in group)
     assert {len(group) for group in plan.groups} == {world}
@@ -49,20 +50,20 @@ def test_no_rank_holds_more_than_the_micro_batch(lengths: list[int], batch_size:
 
 def test_a_batch_size_that_micro_batches_do_not_divide_is_held_in_as_few_of_like_size_as_fit() -> None:
     for batch_size, parts, largest in ((37, 5, 8), (23, 3, 8), (17, 3, 6), (15, 2, 8), (35, 5, 7), (6, 1, 6)):
-        plan = plan_batches([9] * 100, epochs=1, batch_size=batch_size, micro_batch_size=8, world_size=1, seed=1)
+        plan = plan_batches(np.full(100, 9), epochs=1, batch_size=batch_size, micro_batch_size=8, world_size=1, seed=1)
         assert (plan.accumulation, plan.micro_batch_size) == (parts, largest)
         assert [len(batch) for batch in batches(plan)][:-1] == [batch_size] * (plan.steps - 1)
 
 
 def test_eight_ranks_of_one_see_the_same_batches_as_two_ranks_of_four() -> None:
-    lengths = [3 + 7 * i % 50 for i in range(100)]
+    lengths = 3 + 7 * np.arange(100) % 50
     wide = plan_batches(lengths, epochs=2, batch_size=16, micro_batch_size=1, world_size=8, seed=5)
     narrow = plan_batches(lengths, epochs=2, batch_size=16, micro_batch_size=4, world_size=2, seed=5)
     assert [sorted(batch) for batch in batches(wide)] == [sorted(batch) for batch in batches(narrow)]
 
 
 def test_the_seed_fixes_the_order_and_another_seed_changes_it() -> None:
-    lengths = [3 + 7 * i % 50 for i in range(64)]
+    lengths = 3 + 7 * np.arange(64) % 50
 
     def order(seed: int) -> list[int]:
         return seen(plan_batches(lengths, epochs=1, batch_size=8, micro_batch_size=4, world_size=1, seed=seed))
@@ -72,7 +73,7 @@ def test_the_seed_fixes_the_order_and_another_seed_changes_it() -> None:
 
 
 def test_bundles_of_like_length_leave_little_padding() -> None:
-    lengths = [20 + (37 * i) % 180 for i in range(512)]
+    lengths = 20 + (37 * np.arange(512)) % 180
     plan = plan_batches(lengths, epochs=1, batch_size=32, micro_batch_size=8, world_size=1, seed=1)
     assert plan.padding_share(lengths, lengths) < 0.05
     spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in batches(plan)]
@@ -81,23 +82,23 @@ def test_bundles_of_like_length_leave_little_padding() -> None:
 
 def test_batches_are_as_mixed_whatever_divides_their_size() -> None:
     """Or arms of a comparison, whose batch sizes are made to fit, would differ in it too."""
-    lengths = [20 + (37 * i) % 180 for i in range(2048)]
+    lengths = 20 + (37 * np.arange(2048)) % 180
 
     def spread(batch_size: int) -> float:
         """Of the batches' mean lengths, as a multiple of what drawing each example by itself would give."""
         plan = plan_batches(lengths, epochs=1, batch_size=batch_size, micro_batch_size=8, world_size=1, seed=1)
-        means = [fmean(lengths[i] for i in batch) for batch in batches(plan) if len(batch) == batch_size]
-        return pstdev(means) / (pstdev(lengths) / batch_size**0.5)
+        means = [fmean(lengths[batch].tolist()) for batch in batches(plan) if len(batch) == batch_size]
+        return pstdev(means) / (pstdev(lengths.tolist()) / batch_size**0.5)
 
     usual = spread(16)
     for batch_size in (12, 13, 14, 15, 17, 18, 19, 21, 22, 23, 24):
         assert 0.7 < spread(batch_size) / usual < 1.4, batch_size
 
 
-@given(st.lists(st.integers(2, 60), min_size=1, max_size=40), small, st.integers(1, 3))
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=40).map(np.array), small, st.integers(1, 3))
 @settings(deadline=None)
 def test_packed_rows_hold_whole_examples_and_never_too_many_tokens(
-    lengths: list[int], batch_size: int, world: int
+    lengths: Lengths, batch_size: int, world: int
 ) -> None:
     plan = plan_packed_batches(lengths, epochs=2, batch_size=batch_size, tokens_per_rank=64, world_size=world, seed=1)
     assert Counter(seen(plan)) == Counter(dict.fromkeys(range(len(lengths)), 2))
@@ -106,7 +107,7 @@ def test_packed_rows_hold_whole_examples_and_never_too_many_tokens(
 
 
 def test_tokens_by_step_count_every_token_once() -> None:
-    lengths = [5, 6, 7, 8, 9]
+    lengths = np.array([5, 6, 7, 8, 9])
     plan = plan_batches(lengths, epochs=1, batch_size=2, micro_batch_size=2, world_size=1, seed=1)
     assert sum(plan.tokens_by_step(lengths)) == sum(lengths)
     assert len(plan.tokens_by_step(lengths)) == plan.steps == 3
@@ -114,5 +115,5 @@ def test_tokens_by_step_count_every_token_once() -> None:
 
 def test_a_pair_is_padded_to_the_longer_of_its_conversations() -> None:
     """Of 10 and 30 tokens: each of four is computed as two of 30."""
-    plan = plan_batches([60] * 4, epochs=1, batch_size=2, micro_batch_size=2, world_size=1, seed=1)
-    assert plan.padding_share([40] * 4, [60] * 4) == pytest.approx(1 / 3)
+    plan = plan_batches(np.full(4, 60), epochs=1, batch_size=2, micro_batch_size=2, world_size=1, seed=1)
+    assert plan.padding_share(np.full(4, 40), np.full(4, 60)) == pytest.approx(1 / 3)

@@ -191,7 +191,8 @@ def test_the_first_process_tokenizes_and_the_others_map_its_files(folder: Path, 
         learnt, filler = corpus.conversations([1, 2])
         assert (learnt["labels"], learnt["number"]) == (corpus.example(1).labels, 1)
         assert (filler["labels"], len(filler["input_ids"])) == ([-100, -100], 2)
-        assert (corpus.lengths, corpus.prompt_lengths) == (first.lengths, first.prompt_lengths)
+        assert corpus.lengths.tolist() == first.lengths.tolist()
+        assert corpus.prompt_lengths.tolist() == first.prompt_lengths.tolist()
 
 
 def test_when_nothing_fits_the_shortest_length_is_named(folder: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tapir_core.config import LoraConfig, TrainingConfig
@@ -34,7 +35,7 @@ def settings_of(
     trainer: ModuleType, job: TrainingJob, examples: int = 100, world_size: int = 1
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     plan = plan_batches(
-        [10] * examples,
+        np.full(examples, 10),
         epochs=job.epochs,
         batch_size=job.training.batch_size,
         micro_batch_size=job.training.micro_batch_size,
