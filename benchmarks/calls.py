@@ -10,10 +10,7 @@ import argparse
 import json
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from calls_child import Job
@@ -101,7 +98,6 @@ def summary(bench: Bench, peers: Sequence[str], options: argparse.Namespace) -> 
         "cpu_ratio": round(cpu_per_thousand(ours) / cpu_per_thousand(answered[best]), 3) if best else None,
         "ideal_ratio": round(sum(run.seconds for run in small) / len(small) / ideal_seconds, 3),
         "memory_mib": bench.figures("ours")["memory_mib"],
-        **look_up(options.keys),
         "our_side": bench.figures("ours"),
         "ceiling": bench.figures("aiohttp"),
         "peers": {name: bench.figures(name) for name in peers},
@@ -114,19 +110,11 @@ def summary(bench: Bench, peers: Sequence[str], options: argparse.Namespace) -> 
     }
 
 
-def look_up(keys: int) -> dict[str, float]:
-    """Seconds for ``keys`` known keys on SQLite, in a process of its own."""
-    argv = [sys.executable, str(Path(__file__).with_name("calls_lookup.py")), str(keys)]
-    found = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout)
-    return {name: round(seconds, 2) for name, seconds in found.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--concurrency", type=int, default=256)
     parser.add_argument("--small-rows", type=int, default=2_000, help="rows of the run at 64 calls at once")
-    parser.add_argument("--keys", type=int, default=100_000, help="known keys that the store looks up")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)

@@ -4,6 +4,8 @@
   lines and from Parquet; beside it polars, which only reads the columns.
 - `gate`: new instructions against all texts before them, at ROUGE-L 0.7: the index, and a candidate.
 - `corpus`: conversations to the memory-mapped tokens of a training, and what one rank holds that maps them.
+- `store`: answers of the size of a verdict into the call store; opened again, what a resume asks of it, shard by shard:
+  the look-up, and a whole ask. SQLite, or a PostgreSQL database that `--store` names.
 - `round`: a whole round up to its mixture, with engines that answer at once (`benchmarks.orchestration`).
 
 A line of JSON for each part and size; the last has the exponents of growth between the smallest and the largest size of
@@ -13,8 +15,8 @@ each part. Texts are made words: 45 in an instruction, 20 more as input in a thi
 import argparse
 import json
 import math
+import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,10 +24,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import polars as pl
 
-_WORDS, _CANDIDATES = 30_000, 200
+_WORDS, _CANDIDATES, _SHARD = 30_000, 200, 2_048
+_STORE = "TAPIR_BENCH_STORE"
 
 Figures = dict[str, float]
 
@@ -118,6 +122,50 @@ def time_corpus(pool: Path, rows: int) -> Figures:
     return {"seconds": took, "bytes_a_token": held / tokens, **({"rank_mib": _memory_mib() - before} if there else {})}
 
 
+def time_store(file: Path, rows: int) -> Figures:
+    """Requests and their answers, as they come from a judge; another process finds them."""
+    from tapir_core.calls import Answer, AnswerStore, CallEngine, Message, Request, Spend
+    from tapir_core.calls.wire import Reply
+    from tapir_core.config import CallsConfig, Sampling
+
+    def shard(first: int) -> list[Request]:
+        asked = (
+            (Message("user", f"Question {row} of {rows}. {'word ' * 90}"),)
+            for row in range(rows)[first : first + _SHARD]
+        )
+        return [Request("judge", each, "m", "scale", Sampling(max_tokens=400), run="scale") for each in asked]
+
+    def put(store: AnswerStore, request: Request) -> Any:
+        text = f"{request.key}: {'reason ' * 20}"
+        reply = Answer(text, "stop", 400, 130, 0.0)
+        return store.put(request.key, request, Reply(reply, Spend(1, 400, 130), raw=json.dumps({"text": text})))
+
+    def no_endpoint() -> NoReturn:
+        raise AssertionError("the store lacks something")
+
+    firsts, found = range(0, rows, _SHARD), Figures(seconds=0.0)
+    with AnswerStore(os.environ.get(_STORE) or f"sqlite:///{file}") as store:
+        is_new = not store.known([shard(0)[0].key])
+        for first in firsts:
+            requests, began = shard(first), time.monotonic()
+            if is_new:
+                for future in [put(store, request) for request in requests]:
+                    future.result()
+            else:
+                assert len(store.lookup([each.key for each in requests])) == len(requests)
+            found["seconds"] += time.monotonic() - began
+        if not is_new:
+            with CallEngine(store, CallsConfig(), run="scale") as engine:
+                began = time.monotonic()
+                assert all(
+                    isinstance(each, Answer) for first in firsts for each in engine.ask(shard(first), no_endpoint)
+                )
+                found["ask_seconds"] = time.monotonic() - began
+    if file.exists():
+        found["bytes_an_answer"] = file.stat().st_size / rows
+    return found
+
+
 def time_round(folder: Path, rows: int) -> Figures:
     """The product's own flow on a Prefect server of its own, twice: the second time all is done."""
     from benchmarks.orchestration import Clock, make_run
@@ -133,7 +181,9 @@ def time_round(folder: Path, rows: int) -> Figures:
 
 
 def _memory_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most that this process held; `getrusage` would count what the process that started it held."""
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
 
 
 PARTS: dict[str, tuple[Callable[[Path, int], Figures], str]] = {
@@ -144,6 +194,8 @@ PARTS: dict[str, tuple[Callable[[Path, int], Figures], str]] = {
     "gate": (time_gate, ".jsonl"),
     "corpus": (time_corpus, ".parquet"),
     "corpus again": (time_corpus, ".parquet"),
+    "store": (time_store, ".sqlite"),
+    "store again": (time_store, ".sqlite"),
     "round": (time_round, ""),
 }
 
@@ -160,9 +212,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--parts", nargs="+", choices=[*PARTS], default=[*PARTS])
+    parser.add_argument("--store", default="", help="URL of an empty PostgreSQL database")
     parser.add_argument("--part", choices=[*PARTS], help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    os.environ[_STORE] = options.store or os.environ.get(_STORE, "")
     if options.part:
         work, _ = PARTS[options.part]
         found = work(options.file, options.rows[0])

@@ -1,12 +1,12 @@
-"""The pair of `pair.py` as runs of the product: S_0, then a round that imitates, learns on-policy, or prefers.
+"""The trial's pair `standin` as runs of the product: S_0, then a round that imitates, learns on-policy, or prefers.
 
-    .venv/bin/python -m benchmarks.on_policy.runs FOLDER --pair PAIR
+    .venv/bin/python -m benchmarks.on_policy.runs FOLDER --trial TRIAL
     .venv/bin/python -m benchmarks.on_policy.runs benchmarks/results/on-policy-runs     # the table of these results
 
-PAIR is the folder that `pair.py` left, with its teacher. Each arm and seed is a `tapir run`, which goes on where it was
-killed; all share one call store, so that the teacher answers each prompt once. Round 2 is only rolled out and scored:
-that is how far the student after round 1 is from its teacher. What a run came to lies in FOLDER. The loss `policy`,
-which `pair.py` has far behind, is left out.
+TRIAL is the folder that `benchmarks.trial standin` left, with its teacher. Each arm and seed is a `tapir run`, which
+goes on where it was killed; all share one call store, so that the teacher answers each prompt once. Round 2 is only
+rolled out and scored: that is how far the student after round 1 is from its teacher. What a run came to lies in FOLDER.
+The loss `policy`, which the trial has far behind, is left out.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from statistics import fmean
 
 import polars as pl
 
-from benchmarks.on_policy.pair import SEEDS, Pair
+from benchmarks.trial.pairs import Pair, standin
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import ROLLOUT, SCORE
 from tapir_core.summary import RunReader, marks_on_test
 
-POOL, REPEATS = 1300, 2000
+POOL, REPEATS, SEEDS = 1300, 2000, (1, 2, 3)
 _LONG = "learning_rate = 3e-5\nepochs = 1\n"
 ARMS = {
     "imitate": f"examples = 640\n{_LONG}",
@@ -87,18 +87,23 @@ max_length = 512
 """
 
 
-def prepare(pair: Pair, folder: Path) -> None:
+def prepare(pair: Pair, trial: Path, folder: Path) -> None:
     """Pool and held-out set in files, and the teacher with a tokenizer."""
-    rows = {"pool": pair.parts[2][:POOL], "heldout": []}
-    for split, part in zip(("dev", "test"), pair.parts[3:], strict=True):
-        rows["heldout"] += [{**row, "split": split} for row in part]
-    for name, found in rows.items():
-        kept = [{each: row[each] for each in ("instruction", "reference", "split") if each in row} for row in found]
-        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in kept))
+    parts = {
+        "pool": {"pool": pair.items["pool"][:POOL]},
+        "heldout": {each: pair.items[each] for each in ("dev", "test")},
+    }
+    for name, of in parts.items():
+        rows = [
+            {"instruction": item.text, "reference": item.reference, "split": split}
+            for split, items in of.items()
+            for item in items
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in rows))
     if not (folder / "teacher").exists():
         made = folder / "teacher.new"
-        shutil.copytree(pair.base, made, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
-        shutil.copytree(pair.folder / "teacher", made, dirs_exist_ok=True)
+        shutil.copytree(pair.student, made, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
+        shutil.copytree(trial / "teacher", made, dirs_exist_ok=True)
         made.rename(folder / "teacher")
 
 
@@ -163,13 +168,14 @@ def in_words(of_seeds: list[dict[str, float]], form: str, *, same_items: bool) -
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pair", type=Path)
+    parser.add_argument("--trial", type=Path)
     given = parser.parse_args()
-    if given.pair:
+    if given.trial:
         place = given.folder.absolute()
         place.mkdir(parents=True, exist_ok=True)
-        prepare(Pair(given.pair), place)
-        for seed in SEEDS[:3]:
+        pair = standin(given.trial, argparse.Namespace(student=None), small=False)
+        prepare(pair, given.trial, place)
+        for seed in SEEDS:
             for arm in ARMS:
                 if not (place / f"{arm}-s{seed}.json").exists():
                     run(place, arm, seed)

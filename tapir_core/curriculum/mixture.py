@@ -250,12 +250,20 @@ def assemble(
     rows = drawn.join(examples.drop("task_type"), on="instruction_id", validate="1:1", maintain_order="left")
     assert rows.height == drawn.height, "a drawn instruction has no usable answer"
     rows = rows.join(better, on="instruction_id", how="left", validate="1:1", maintain_order="left")
-    mixed = [each for row in rows.iter_rows(named=True) for each in _examples(row)]
-    rng.shuffle(mixed)
-    table = pl.DataFrame(mixed, schema=MIX.columns, orient="row")
-    return Mixture(
-        table, {name: count for draw in draws for name, count in draw.shortfall.items()}, wanted - rows.height
+    parts = (
+        [each for row in some.iter_rows(named=True) for each in _examples(row)] for some in rows.iter_slices(_PART)
     )
+    tables = [pl.DataFrame(part, schema=MIX.columns, orient="row") for part in parts]
+    mixed = pl.concat([pl.DataFrame(schema=MIX.columns), *tables])
+    order = [*range(mixed.height)]
+    rng.shuffle(order)
+    return Mixture(
+        mixed[order], {name: count for draw in draws for name, count in draw.shortfall.items()}, wanted - rows.height
+    )
+
+
+_PART = 5_000
+"""Rows of a mixture whose texts are objects of Python at once."""
 
 
 def _from(rows: pl.DataFrame, origin: str) -> pl.DataFrame:

@@ -23,7 +23,7 @@ CEILINGS = {
     "tapir_core/calls": 2449,
     "tapir_core/comparison": 701,
     "tapir_core/config": 1558,
-    "tapir_core/curriculum": 647,
+    "tapir_core/curriculum": 650,
     "tapir_core/data": 1085,
     "tapir_core/estimate": 593,
     "tapir_core/evaluation": 938,

@@ -49,11 +49,10 @@ def test_every_benchmark_of_the_makefile_is_run_here() -> None:
 
 @pytest.mark.operations
 def test_paid_calls_are_measured_beside_the_ceiling() -> None:
-    options = "--rows 64 --small-rows 64 --keys 200 --repeats 1"
+    options = "--rows 64 --small-rows 64 --repeats 1"
     found = measure("bench-calls", options, BENCH_PEERS="")
     assert (found["name"], found["peers"]) == ("calls", {})
     assert all(found[side]["requests_per_second"] > 0 for side in ("our_side", "ceiling"))
-    assert {"lookup_seconds", "ask_seconds"} <= found.keys()
 
 
 def test_planted_questions_are_found() -> None:
