@@ -53,9 +53,14 @@ _SHARED = "budget.shared {}\n"
 """Before a run's id, in a value of `meta`."""
 
 # Made once: building a statement costs as much as running it.
-_AMOUNTS = ("requests", "prompt_tokens", "completion_tokens", "usd", "seconds")
 _SPENT = (
-    sa.select(spending.c.role, *(sa.func.sum(spending.c[each]).label(each) for each in _AMOUNTS))
+    sa.select(
+        spending.c.role,
+        *(
+            sa.func.sum(spending.c[each]).label(each)
+            for each in ("requests", "prompt_tokens", "completion_tokens", "usd", "seconds")
+        ),
+    )
     .where(spending.c.run.in_(sa.bindparam("runs", expanding=True)))
     .group_by(spending.c.role)
     .order_by(spending.c.role)

@@ -20,7 +20,7 @@ CEILINGS = {
     "flows/commands/diagnosis": 490,
     "flows/prefect_server": 334,
     "tapir_core": 1934,
-    "tapir_core/calls": 2449,
+    "tapir_core/calls": 2441,
     "tapir_core/comparison": 701,
     "tapir_core/config": 1558,
     "tapir_core/curriculum": 647,
