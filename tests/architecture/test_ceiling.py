@@ -22,7 +22,7 @@ CEILINGS = {
     "tapir_core": 1934,
     "tapir_core/calls": 2441,
     "tapir_core/comparison": 701,
-    "tapir_core/config": 1558,
+    "tapir_core/config": 1550,
     "tapir_core/curriculum": 647,
     "tapir_core/data": 1082,
     "tapir_core/estimate": 593,
