@@ -211,8 +211,11 @@ def estimate_run(
         answers = (pool.rows - pool.own_answers) * config.teacher.answers_per_prompt
         pool = replace(pool, stored_labels=pool.rows, stored_answers=answers)
     estimate = forecast(config, pool, known)
-    others = tuple(_other_objectives(config, pool, known))
-    return replace(estimate, assumptions=(*sized, *estimate.assumptions), others=others)
+    return replace(
+        estimate,
+        assumptions=(*sized, *estimate.assumptions),
+        others=tuple(_other_objectives(config, pool, known)),
+    )
 
 
 def _other_objectives(config: RunConfig, pool: Pool, known: evidence.Evidence) -> Iterator[OtherObjective]:

@@ -25,7 +25,7 @@ CEILINGS = {
     "tapir_core/config": 1550,
     "tapir_core/curriculum": 647,
     "tapir_core/data": 1082,
-    "tapir_core/estimate": 593,
+    "tapir_core/estimate": 583,
     "tapir_core/evaluation": 938,
     "tapir_core/judging": 494,
     "tapir_core/prompts": 54,
