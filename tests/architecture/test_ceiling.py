@@ -19,7 +19,7 @@ CEILINGS = {
     "flows/commands": 1149,
     "flows/commands/diagnosis": 490,
     "flows/prefect_server": 334,
-    "tapir_core": 1934,
+    "tapir_core": 1926,
     "tapir_core/calls": 2441,
     "tapir_core/comparison": 701,
     "tapir_core/config": 1550,
