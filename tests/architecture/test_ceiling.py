@@ -21,7 +21,7 @@ CEILINGS = {
     "flows/prefect_server": 334,
     "tapir_core": 1926,
     "tapir_core/calls": 2441,
-    "tapir_core/comparison": 701,
+    "tapir_core/comparison": 699,
     "tapir_core/config": 1550,
     "tapir_core/curriculum": 647,
     "tapir_core/data": 1082,
