@@ -157,10 +157,9 @@ def _ranking(shown: SideBySide) -> page.Table:
         )
         for score, each in sorted(scored, key=lambda one: -(one[0].value or 0.0))
     ]
-    metric = formats.metric_name(shown.runs[0].metric)
     return page.Table(
         "Ranking",
-        ("Run", f"Test {metric}", *columns, "USD", "Time at work"),
+        ("Run", f"Test {formats.metric_name(shown.runs[0].metric)}", *columns, "USD", "Time at work"),
         tuple(rows) if len(rows) > 1 else (),
         note="The last student of each run, as that run served it: speeds compare where machine and calls in flight "
         "are the same. USD is the price of all answers of teacher and judge. Which differences are more than chance: "

@@ -196,9 +196,17 @@ def mfd_table(summary: types.RoundSummary) -> Table:
 def accuracy_table(summary: types.RunSummary) -> Table:
     """The held-out score by task type: backbone, S_0 and the last student."""
     students = {formats.student_name(each.number): each for each in formats.first_two_and_last(summary.by_round)}
-    of_scores = sentences.score_note(each.score("test") for each in students.values())
-    note = sentences.together(("n counts what failed, too.", of_scores, sentences.format_note(summary)))
-    return task_types_table(f"{formats.metric_name(summary.metric).capitalize()} by task type (test)", students, note)
+    return task_types_table(
+        f"{formats.metric_name(summary.metric).capitalize()} by task type (test)",
+        students,
+        sentences.together(
+            (
+                "n counts what failed, too.",
+                sentences.score_note(each.score("test") for each in students.values()),
+                sentences.format_note(summary),
+            )
+        ),
+    )
 
 
 def task_types_table(title: str, students: Mapping[str, types.RoundSummary | None], note: str) -> Table:
@@ -280,9 +288,8 @@ def _scores_table(
     metric: str, whose: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], types.Score | None]
 ) -> Table:
     name = formats.metric_name(metric).capitalize()
-    title = ("Held-out accuracy" if metric == ACCURACY else name) + whose
     return Table(
-        title,
+        ("Held-out accuracy" if metric == ACCURACY else name) + whose,
         (*columns, f"{name}, %", "95 % interval", "n", "Failed"),
         tuple(
             (

@@ -29,7 +29,7 @@ CEILINGS = {
     "tapir_core/evaluation": 938,
     "tapir_core/judging": 494,
     "tapir_core/prompts": 54,
-    "tapir_core/reporting": 1431,
+    "tapir_core/reporting": 1413,
     "tapir_core/stages": 370,
     "tapir_core/standin": 816,
     "tapir_core/store_admin": 332,
