@@ -22,7 +22,7 @@ CEILINGS = {
     "tapir_core": 1926,
     "tapir_core/calls": 2441,
     "tapir_core/comparison": 699,
-    "tapir_core/config": 1550,
+    "tapir_core/config": 1545,
     "tapir_core/curriculum": 647,
     "tapir_core/data": 1082,
     "tapir_core/estimate": 583,
