@@ -185,10 +185,8 @@ class Vicuna(FastChat[VicunaBenchmark]):
 
     def read(self, game: benchmark.Game, text: str, _logprobs: Mapping[str, float]) -> Judgment | Unparsed:
         """Both scores (1-10), the model's first."""
-        found = parse_review(text, game.category)
-        if isinstance(found, Unparsed):
-            return found
-        return Judgment(*(found if game.order == "model_first" else found[::-1]))
+        said = parse_review(text, game.category)
+        return said if isinstance(said, Unparsed) else Judgment(*(said if game.order == "model_first" else said[::-1]))
 
     def figures(
         self, exchanges: Sequence[benchmark.Exchange], judged: Mapping[Place, Judgment], *, whole: bool

@@ -387,10 +387,13 @@ def measure_gain(reader: RunReader, before: int, after: int) -> types.Gain | Non
     marks = [marks_on_test(reader, number) for number in (before, after)]
     if not all(marks):
         return None
-    found = statistics.compare_paired(
-        marks[1], marks[0], max_failed_share=max_failed_share(reader.run.config), unit="instructions"
+    return types.Gain(
+        before,
+        after,
+        statistics.compare_paired(
+            marks[1], marks[0], max_failed_share=max_failed_share(reader.run.config), unit="instructions"
+        ),
     )
-    return types.Gain(before, after, found)
 
 
 def max_failed_share(config: RunConfig) -> float:
