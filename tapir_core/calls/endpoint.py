@@ -332,9 +332,13 @@ class Line:
             reply = replace(reply, outcome=replace(reply.outcome, timing=timing))
         else:
             self._books.meter.timeouts += reply.outcome.kind == "timeout"
-        used = permit.tokens if reply.cost_unknown else reply.spent.tokens
-        pause = reply.retry_after_seconds if reply.shows_spent_account else None
-        rates.finish(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)
+        rates.finish(
+            permit,
+            used_tokens=permit.tokens if reply.cost_unknown else reply.spent.tokens,
+            now=clock(),
+            limits=reply.rate_limits,
+            pause_seconds=(reply.shows_spent_account and reply.retry_after_seconds) or 0.0,
+        )
         return self._observe(address, reply, began=began, endpoint=endpoint, key=key)
 
     async def _is_own(

@@ -211,8 +211,9 @@ def read_spend(connection: sa.Connection, *runs: str) -> dict[str, types.Spend]:
 def _share(connection: sa.Connection, name: str, run: str) -> None:
     """Note that a run shares its caps under a name, before its first booking there; it stays so under another name."""
     if run not in _sharing(connection, name):
-        row = {"name": f"budget {digest([name, run])[:32]}", "value": _SHARED.format(name) + run}
-        connection.execute(sa.insert(meta), row)
+        connection.execute(
+            sa.insert(meta), {"name": f"budget {digest([name, run])[:32]}", "value": _SHARED.format(name) + run}
+        )
 
 
 def _sharing(connection: sa.Connection, name: str) -> tuple[str, ...]:

@@ -134,8 +134,11 @@ def read_completion(raw: str, endpoint: types.Endpoint, request: types.Request |
         )
     body = json_or_text(sent)
     if not isinstance(body, dict):
-        odd = f"the reply is no {'JSON' if body is sent else 'chat completion'}: {_clip(raw)!r}"
-        return Reply(types.Failure("server", odd), cost_unknown=True, raw=raw)
+        return Reply(
+            types.Failure("server", f"the reply is no {'JSON' if body is sent else 'chat completion'}: {_clip(raw)!r}"),
+            cost_unknown=True,
+            raw=raw,
+        )
     choice, usage = _first(body.get("choices")), _mapping(body.get("usage"))
     prompt_tokens, completion_tokens, said = _read_usage(usage)
     spent = types.Spend(1, prompt_tokens, completion_tokens, endpoint.usd(prompt_tokens, completion_tokens))

@@ -20,7 +20,7 @@ CEILINGS = {
     "flows/commands/diagnosis": 490,
     "flows/prefect_server": 334,
     "tapir_core": 1924,
-    "tapir_core/calls": 2441,
+    "tapir_core/calls": 2432,
     "tapir_core/comparison": 699,
     "tapir_core/config": 1545,
     "tapir_core/curriculum": 647,
