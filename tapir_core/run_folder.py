@@ -312,13 +312,16 @@ def open_run(
     """
     folder = RunFolder(RunRef(config.run.root, config.run.name))
     if not folder.storage.exists(paths.RUN_RECORD):
-        record = RunRecord(
-            id=uuid.uuid4().hex,
-            name=config.run.name,
-            created=datetime.now(UTC).isoformat("T", "seconds"),
-            ingredients=ingredients,
+        return _write_record(
+            folder,
+            RunRecord(
+                id=uuid.uuid4().hex,
+                name=config.run.name,
+                created=datetime.now(UTC).isoformat("T", "seconds"),
+                ingredients=ingredients,
+            ),
+            config,
         )
-        return _write_record(folder, record, config)
     if (version := folder.version) < VERSION:
         raise errors.RunChanged(
             f"run {folder.ref.name!r} in {folder.ref.root!r} was made by a development version (configuration "

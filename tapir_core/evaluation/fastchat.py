@@ -199,12 +199,15 @@ class Vicuna(FastChat[VicunaBenchmark]):
         self, exchanges: Sequence[benchmark.Exchange], judged: Mapping[Place, Judgment]
     ) -> dict[str, ItemValues]:
         """The model's score minus the baseline's, in points; the ratio of sums has no value of one question."""
-        leads = {
-            (question, order): _lead(each)
-            for question, of in self._reviews(exchanges, judged).items()
-            for order, each in of.items()
+        return {
+            "score_lead": by_question(
+                {
+                    (question, order): _lead(each)
+                    for question, of in self._reviews(exchanges, judged).items()
+                    for order, each in of.items()
+                }
+            )
         }
-        return {"score_lead": by_question(leads)}
 
     def _reviews(
         self, exchanges: Sequence[benchmark.Exchange], judged: Mapping[Place, Judgment]
