@@ -187,19 +187,18 @@ def render_judge_report(found: JudgeRound) -> str:
     """The page. Everything that is text is escaped."""
     tables, whole = judge_tables(found), found.whole
     pairs = whole.pairs if whole.agreement is not None else whole.pairs.clear()
-    sections = [
-        page.Section("", tables["judge"]),
-        plots.plot_order_gap({round_name(found.number): pairs["order_gap"]}),
-        page.section_of(tables["judge-winners"]),
-        page.section_of(tables["judge-panel"]),
-        page.section_of(tables["judge-single"]),
-        plot_length(whole.scores),
-        replace(plot_unscored(whole.unscored.reasons), table=tables["judge-unscored"]),
-        page.section_of(tables["judge-task-types"], folded=True) if whole.unscored.reasons else None,
-    ]
     return page.render_page(
         "judge_report.html.jinja2",
-        sections,
+        [
+            page.Section("", tables["judge"]),
+            plots.plot_order_gap({round_name(found.number): pairs["order_gap"]}),
+            page.section_of(tables["judge-winners"]),
+            page.section_of(tables["judge-panel"]),
+            page.section_of(tables["judge-single"]),
+            plot_length(whole.scores),
+            replace(plot_unscored(whole.unscored.reasons), table=tables["judge-unscored"]),
+            page.section_of(tables["judge-task-types"], folded=True) if whole.unscored.reasons else None,
+        ],
         found=found,
         said=(position_sentence(found), agreement_sentence(found), length_sentence(found), unscored_sentence(found)),
     )

@@ -195,10 +195,9 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
     at = EVALUATE.at(round_number)
     scores = run.rows(at) if run.holds(at) else pl.DataFrame(schema=at.stage.columns)
     asked = summary.benchmarks.get(round_number)
-    figures = scores if asked is None else pl.concat([scores, asked])
     card = page.render(
         "model_card.md.jinja2",
-        front_matter=_front_matter(summary, round_number, figures),
+        front_matter=_front_matter(summary, round_number, scores if asked is None else pl.concat([scores, asked])),
         summary=summary,
         config=config,
         number=round_number,
@@ -250,14 +249,16 @@ def _front_matter(summary: RunSummary, round_number: int, scores: pl.DataFrame) 
     from huggingface_hub import EvalResult, ModelCardData  # loads for a while, and only cards need it
 
     backbone = summary.config.student.backbone
-    of_base: dict[str, str] = {"license": "unknown"}
-    if _is_hub_id(backbone):
-        of_base = {
+    of_base = (
+        {
             "base_model": backbone,
             "license": "other",
             "license_name": "that-of-the-base-model",
             "license_link": f"https://huggingface.co/{backbone}",
         }
+        if _is_hub_id(backbone)
+        else {"license": "unknown"}
+    )
     wanted = (pl.col("category") == ALL) & pl.col("value").is_not_null() & ~pl.col("metric").is_in(LENGTHS)
     data = ModelCardData(
         library_name="transformers",

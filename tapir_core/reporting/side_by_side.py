@@ -105,18 +105,17 @@ def side_by_side_card(shown: SideBySide, report: str) -> str:
 def render_side_by_side(shown: SideBySide) -> str:
     """The page. Everything that is text is escaped."""
     beside = side_by_side_tables(shown)
-    sections = [
-        page.Section("", beside["ranking"]),
-        page.Section("", beside["overview"]),
-        _plot_students(shown.runs),
-        replace(_plot_task_types(shown.runs), table=beside["task_types"]),
-        page.section_of(shown.paired),
-        *map(page.section_of, shown.benchmarks),
-        replace(_plot_answers(shown.runs), table=beside["answers"]),
-    ]
     return page.render_page(
         "side_by_side.html.jinja2",
-        sections,
+        [
+            page.Section("", beside["ranking"]),
+            page.Section("", beside["overview"]),
+            _plot_students(shown.runs),
+            replace(_plot_task_types(shown.runs), table=beside["task_types"]),
+            page.section_of(shown.paired),
+            *map(page.section_of, shown.benchmarks),
+            replace(_plot_answers(shown.runs), table=beside["answers"]),
+        ],
         runs=shown.runs,
         warnings=[*filter(None, dict.fromkeys(map(sentences.caution, shown.runs)))],
     )

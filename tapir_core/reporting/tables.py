@@ -235,12 +235,16 @@ def students_table(summary: types.RunSummary, numbers: Sequence[int]) -> Table:
 
 def metric_table(students: Sequence[types.RoundSummary], metric: str) -> Table:
     """One metric of the held-out set by student and split."""
-    scores = {
-        (formats.student_name(each.number), split): each.score(split, metric=metric)
-        for each in students
-        for split in ("dev", "test")
-    }
-    return _scores_table(metric, "", ("Student", "Split"), scores)
+    return _scores_table(
+        metric,
+        "",
+        ("Student", "Split"),
+        {
+            (formats.student_name(each.number), split): each.score(split, metric=metric)
+            for each in students
+            for split in ("dev", "test")
+        },
+    )
 
 
 _JUDGED: dict[str, tuple[str, Callable[[types.Score], str]]] = {
