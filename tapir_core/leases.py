@@ -169,17 +169,18 @@ class ReplicaRegistry:
         """Ask for a replica of the student after round ``number``; returns its id."""
         replica = secrets.token_hex(8)
         with self._changing() as connection:
-            wanted = {
-                "id": replica,
-                "run_key": self.run_key,
-                "round": number,
-                "checkpoint": checkpoint,
-                "base_url": "",
-                "concurrency": 0,
-                "leaving": False,
-                "heartbeat": store_tables.database_time(connection),
-            }
-            connection.execute(sa.insert(store_tables.replicas).values(wanted))
+            connection.execute(
+                sa.insert(store_tables.replicas).values(
+                    id=replica,
+                    run_key=self.run_key,
+                    round=number,
+                    checkpoint=checkpoint,
+                    base_url="",
+                    concurrency=0,
+                    leaving=False,
+                    heartbeat=store_tables.database_time(connection),
+                )
+            )
         return replica
 
     def take(self, replica: str) -> Replica | None:

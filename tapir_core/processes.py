@@ -143,12 +143,12 @@ def busy(row: Mapping[Any, Any]) -> RunBusy:
     host, here = row["host"].partition("/")[0], Holder.of(row).is_here()
     remedy = f"end it (kill {row['pid']})" if here else f"end it there, or wait {LAPSE_SECONDS:g} s if it is gone"
     shown = f", flow run {row['flow_run']}," if row["flow_run"] else ""
-    text = (
+    return RunBusy(
         f"run {row['run_key']} is driven by process {row['pid']} on {host}{shown} since "
         f"{row['since']:%Y-%m-%d %H:%M:%S} UTC (last sign of life {row['silent'].total_seconds():.0f} s ago). Let it "
-        f"finish, or {remedy}; then the same command goes on."
+        f"finish, or {remedy}; then the same command goes on.",
+        flow_run=row["flow_run"],
     )
-    return RunBusy(text, flow_run=row["flow_run"])
 
 
 def _host() -> str:

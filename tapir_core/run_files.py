@@ -167,7 +167,13 @@ def _take(source: RunFolder, target: RunFolder, at: stages.StageAt, seen: Seen) 
         return False
     target.storage.remove(at.folder)
     listed = _listed(manifest)
-    for name in listed.keys() | _beside(source.storage, at):
+    # Files that no manifest lists, such as a checkpoint's `training.json`.
+    beside = {
+        name
+        for name in source.storage.names(at.folder)
+        if name != paths.MANIFEST and not paths.is_part(name) and name[0] != "."
+    }
+    for name in listed.keys() | beside:
         path = f"{at.folder}/{name}"
         copy_file(source.storage, target.storage, path, listed.get(name) or source.storage.sha256(path), link=True)
     seen[at] = target.seal(
@@ -178,15 +184,6 @@ def _take(source: RunFolder, target: RunFolder, at: stages.StageAt, seen: Seen) 
         seen=seen,
     )
     return True
-
-
-def _beside(storage: Storage, at: stages.StageAt) -> set[str]:
-    """Files of a stage that its manifest does not list, such as a checkpoint's `training.json`."""
-    return {
-        name
-        for name in storage.names(at.folder)
-        if name != paths.MANIFEST and not paths.is_part(name) and name[0] != "."
-    }
 
 
 def _counts(manifest: Manifest) -> dict[str, float]:

@@ -312,14 +312,16 @@ def open_run(
     """
     folder = RunFolder(RunRef(config.run.root, config.run.name))
     if not folder.storage.exists(paths.RUN_RECORD):
-        record = RunRecord(
-            id=uuid.uuid4().hex,
-            name=config.run.name,
-            created=datetime.now(UTC).isoformat("T", "seconds"),
-            ingredients=ingredients,
+        return _write_record(
+            folder,
+            RunRecord(
+                id=uuid.uuid4().hex,
+                name=config.run.name,
+                created=datetime.now(UTC).isoformat("T", "seconds"),
+                ingredients=ingredients,
+            ),
+            config,
         )
-        _write_record(folder, record, config)
-        return RunFolder(folder.ref)
     if (version := folder.version) < VERSION:
         raise errors.RunChanged(
             f"run {folder.ref.name!r} in {folder.ref.root!r} was made by a development version (configuration "
@@ -356,8 +358,7 @@ def _go_on(folder: RunFolder, config: RunConfig, record: RunRecord, amend: bool,
         # Its key holds by the version that made it, whatever is asked for now.
         if each.is_outdated:
             folder.storage.remove(paths.manifest_file(each.at.folder))
-    _write_record(folder, record, config)
-    return RunFolder(folder.ref)
+    return _write_record(folder, record, config)
 
 
 def forget_damaged(folder: RunFolder) -> Iterator[str]:
@@ -404,9 +405,11 @@ def _with_inner(config: RunConfig) -> Iterator[stages.StageAt]:
         yield from (*stages.inner_stages(config, at), at)
 
 
-def _write_record(folder: RunFolder, record: RunRecord, config: RunConfig) -> None:
+def _write_record(folder: RunFolder, record: RunRecord, config: RunConfig) -> RunFolder:
+    """The run as it reads from now on."""
     folder.storage.write_bytes(paths.RESOLVED_CONFIG, resolved_json(config).encode())
     folder.storage.write_bytes(paths.RUN_RECORD, json.dumps(asdict(record), indent=1).encode())
+    return RunFolder(folder.ref)
 
 
 def _no_such_run(ref: RunRef) -> str:

@@ -79,9 +79,18 @@ def history(run: RunFolder, number: int, seen: Seen | None = None) -> list[Round
 
 
 def _of_student(run: RunFolder, number: int, seen: Seen | None) -> RoundHistory:
-    seeds = _seeds(run, number, seen) if number in run.config.round_numbers else None
-    score, values = _dev_score(run, number, seen), _dev_values(run, number, seen)
-    return RoundHistory(number, seeds, score, values, alarm_of(run, number, seen))
+    by_difficulty = number in run.config.round_numbers and run.config.verdict_round(number) is not None
+    seeds = run.holds(stages.SELECT.at(number), seen) if by_difficulty else None
+    compared = judged_answers(run, number, seen)
+    return RoundHistory(
+        number,
+        None if seeds is None else seeds.rows,
+        _dev_score(run, number, seen),
+        None
+        if compared is None
+        else dict(compared.filter(split="dev").select("instruction_id", RETENTION).drop_nulls().iter_rows()),
+        alarm_of(run, number, seen),
+    )
 
 
 def alarm_of(run: RunFolder, number: int, seen: Seen | None = None) -> str | None:
@@ -121,13 +130,6 @@ def read_habits(run: RunFolder, number: int, seen: Seen | None = None) -> Habits
     return found.with_rollouts(run.sealed(drawn).counts)
 
 
-def _seeds(run: RunFolder, number: int, seen: Seen | None) -> int | None:
-    """Seeds of a round whose seeds are chosen by difficulty."""
-    by_difficulty = run.config.verdict_round(number) is not None
-    chosen = run.holds(stages.SELECT.at(number), seen) if by_difficulty else None
-    return None if chosen is None else chosen.rows
-
-
 def _dev_score(run: RunFolder, number: int, seen: Seen | None) -> float | None:
     """The student's score on the dev split; None before its evaluation, without a dev split or a figure of it."""
     if run.holds(stages.EVALUATE.at(number), seen) is None:
@@ -135,12 +137,6 @@ def _dev_score(run: RunFolder, number: int, seen: Seen | None) -> float | None:
     rows = run.rows(stages.EVALUATE.at(number)).filter(split="dev", category="all", metric=run.config.data.metric)
     scores: list[float | None] = rows["value"].to_list()
     return scores[0] if scores else None
-
-
-def _dev_values(run: RunFolder, number: int, seen: Seen | None) -> dict[str, float] | None:
-    if (compared := judged_answers(run, number, seen)) is None:
-        return None
-    return dict(compared.filter(split="dev").select("instruction_id", RETENTION).drop_nulls().iter_rows())
 
 
 def pool_of(run: RunFolder, number: int) -> pl.DataFrame:

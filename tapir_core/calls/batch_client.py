@@ -190,9 +190,11 @@ def why_left(
     elif error.is_final and not batch.provider_id:
         remedy = 'Check base_url and that it offers the Batch API, or set mode = "live"'
     message = f"{said} ({failure.message}). {remedy}; then the same command goes on."
-    outcome = types.Failure("connection" if failure.kind in types.TERMINAL else failure.kind, message)
     return replace(
-        error.reply, outcome=outcome, spent=types.Spend(), endpoint_at_fault=error.is_final or state == REFUSED
+        error.reply,
+        outcome=types.Failure("connection" if failure.kind in types.TERMINAL else failure.kind, message),
+        spent=types.Spend(),
+        endpoint_at_fault=error.is_final or state == REFUSED,
     )
 
 

@@ -141,19 +141,18 @@ class Address:
     def _count_refusal(
         self, reply: wire.Reply, failure: types.Failure, endpoint: types.Endpoint, key: str, began: float, now: float
     ) -> types.Failure | None:
-        is_clear = reply.refuses_everybody
         if self.answered:
             # A call that began before the first refusal tells no more than that one.
             if key in self._refused_alone or (self._refused and began < min(self._refused.values())):
                 return None
             self._refused[key or str(len(self._refused))] = now
-            if len(self._refused) < (_MOST_CLEAR_REFUSALS if is_clear else _MOST_REFUSALS):
+            if len(self._refused) < (_MOST_CLEAR_REFUSALS if reply.refuses_everybody else _MOST_REFUSALS):
                 return None
         remedy = {"unauthorized": endpoint.key_remedy, "unsupported": types.unsupported_remedy(failure.parameter)}.get(
             failure.kind, "Check base_url (up to and with /v1) and the model name"
         )
         said = f"{failure.message}: so {self._where} refuses every request. {remedy}; then the same command goes on."
-        self.trouble = replace(failure, message=said, said=failure.message, refuses_all=is_clear)
+        self.trouble = replace(failure, message=said, said=failure.message, refuses_all=reply.refuses_everybody)
         return self.trouble
 
     def _count_silence(self, failure: types.Failure, began: float, now: float) -> types.Failure | None:
@@ -333,9 +332,13 @@ class Line:
             reply = replace(reply, outcome=replace(reply.outcome, timing=timing))
         else:
             self._books.meter.timeouts += reply.outcome.kind == "timeout"
-        used = permit.tokens if reply.cost_unknown else reply.spent.tokens
-        pause = reply.retry_after_seconds if reply.shows_spent_account else None
-        rates.finish(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)
+        rates.finish(
+            permit,
+            used_tokens=permit.tokens if reply.cost_unknown else reply.spent.tokens,
+            now=clock(),
+            limits=reply.rate_limits,
+            pause_seconds=(reply.shows_spent_account and reply.retry_after_seconds) or 0.0,
+        )
         return self._observe(address, reply, began=began, endpoint=endpoint, key=key)
 
     async def _is_own(
@@ -370,9 +373,16 @@ class Line:
         """Send the address a request that any working server answers; it learns from the reply as from any other."""
         address.greeted = self._loop.time()
         role: Role = "answer" if request.role in budget.UNPAID else "probe"
-        asked = (types.Message("user", types.GREETING),)
-        greeting = replace(request, role=role, messages=asked, top_logprobs=0, schema="", prompt_version="")
-        greeting = replace(greeting, with_tokens=False, scored=None)
+        greeting = replace(
+            request,
+            role=role,
+            messages=(types.Message("user", types.GREETING),),
+            top_logprobs=0,
+            schema="",
+            prompt_version="",
+            with_tokens=False,
+            scored=None,
+        )
         with suppress(UnsentError):
             await self._attempt(greeting.key, greeting, endpoint, address)
 

@@ -53,9 +53,14 @@ _SHARED = "budget.shared {}\n"
 """Before a run's id, in a value of `meta`."""
 
 # Made once: building a statement costs as much as running it.
-_AMOUNTS = ("requests", "prompt_tokens", "completion_tokens", "usd", "seconds")
 _SPENT = (
-    sa.select(spending.c.role, *(sa.func.sum(spending.c[each]).label(each) for each in _AMOUNTS))
+    sa.select(
+        spending.c.role,
+        *(
+            sa.func.sum(spending.c[each]).label(each)
+            for each in ("requests", "prompt_tokens", "completion_tokens", "usd", "seconds")
+        ),
+    )
     .where(spending.c.run.in_(sa.bindparam("runs", expanding=True)))
     .group_by(spending.c.role)
     .order_by(spending.c.role)
@@ -206,8 +211,9 @@ def read_spend(connection: sa.Connection, *runs: str) -> dict[str, types.Spend]:
 def _share(connection: sa.Connection, name: str, run: str) -> None:
     """Note that a run shares its caps under a name, before its first booking there; it stays so under another name."""
     if run not in _sharing(connection, name):
-        row = {"name": f"budget {digest([name, run])[:32]}", "value": _SHARED.format(name) + run}
-        connection.execute(sa.insert(meta), row)
+        connection.execute(
+            sa.insert(meta), {"name": f"budget {digest([name, run])[:32]}", "value": _SHARED.format(name) + run}
+        )
 
 
 def _sharing(connection: sa.Connection, name: str) -> tuple[str, ...]:

@@ -385,8 +385,9 @@ def _make_tables(connection: sa.Connection, shown: str) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_OPENING_LOCK)))
     metadata.create_all(connection)
-    newest = insert_or_ignore(connection.dialect.name, meta).values(name="schema_version", value=_SCHEMA_VERSION)
-    connection.execute(newest)
+    connection.execute(
+        insert_or_ignore(connection.dialect.name, meta).values(name="schema_version", value=_SCHEMA_VERSION)
+    )
     found = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema_version"))
     if found != _SCHEMA_VERSION:
         raise ConfigError(

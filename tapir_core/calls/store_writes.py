@@ -165,8 +165,10 @@ def count_reuse(
     """Count requests that were answered from the store, by role, model, identity, prompt version and run."""
     names = ("role", "model", "identity", "prompt_version", "run")
     for asked, requests in sorted(counts.items()):  # in one order, or two processes could wait for each other
-        fields = dict(zip(names, asked, strict=True), requests=requests)
-        connection.execute(store_tables.insert_or_add(connection.dialect.name, store_tables.reuse), fields)
+        connection.execute(
+            store_tables.insert_or_add(connection.dialect.name, store_tables.reuse),
+            dict(zip(names, asked, strict=True), requests=requests),
+        )
 
 
 def call_the_roll(connection: sa.Connection, holder: str) -> None:
@@ -219,32 +221,36 @@ def plan_batch(
     booked = [each for each, refusal in zip(attempts, refusals, strict=True) if not refusal]
     if booked:
         first = batch.rows[booked[0].key]
-        row = {
-            "tag": batch.tag,
-            "driver": holder,
-            "state": "planned",
-            "run": first.run,
-            "role": first.role,
-            "model": first.model,
-            "identity": first.identity,
-            "address": batch.address,
-            "input_file_id": "",
-            "provider_id": "",
-            "rows": len(booked),
-            "created": batch.created,
-        }
-        connection.execute(store_tables.insert_or_ignore(connection.dialect.name, store_tables.batches), row)
-        rows = [
+        connection.execute(
+            store_tables.insert_or_ignore(connection.dialect.name, store_tables.batches),
             {
-                "key": each.key,
-                "batch": batch.tag,
-                "prompt_version": batch.rows[each.key].prompt_version,
-                "sample_index": batch.rows[each.key].sample_index,
-                "attempt": each.id,
-            }
-            for each in booked
-        ]
-        connection.execute(store_tables.insert_or_ignore(connection.dialect.name, store_tables.batch_rows), rows)
+                "tag": batch.tag,
+                "driver": holder,
+                "state": "planned",
+                "run": first.run,
+                "role": first.role,
+                "model": first.model,
+                "identity": first.identity,
+                "address": batch.address,
+                "input_file_id": "",
+                "provider_id": "",
+                "rows": len(booked),
+                "created": batch.created,
+            },
+        )
+        connection.execute(
+            store_tables.insert_or_ignore(connection.dialect.name, store_tables.batch_rows),
+            [
+                {
+                    "key": each.key,
+                    "batch": batch.tag,
+                    "prompt_version": batch.rows[each.key].prompt_version,
+                    "sample_index": batch.rows[each.key].sample_index,
+                    "attempt": each.id,
+                }
+                for each in booked
+            ],
+        )
     return {each.key: refusal for each, refusal in zip(attempts, refusals, strict=True) if refusal}
 
 

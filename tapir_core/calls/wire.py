@@ -16,14 +16,12 @@ from tapir_core import thoughts, tools
 from tapir_core.calls import limits, types, words
 from tapir_core.config import Role
 
-_USED_UP = "the model spent all {tokens} tokens on thinking and none on an answer. {remedy}"
 _SENT_BEFORE = re.compile(r"\A(?:[\s\ufeff]+|:.*\n)+")
 """Sent by some before a body to keep the connection open: blank lines and comments; and a byte order mark."""
 _MINIMAX = {"1002": 429, "1039": 429, "1004": 401, "1008": 402}
 """Codes of MiniMax → the statuses that mean the same."""
 _OVERLOADED = ("HTTP 503", "HTTP 529")
 """Beginnings of failures of a server that asks to try later."""
-_WEB_PAGE = "a web page came in place of a reply"
 _ONLY_THOUGHTS = (
     "the reply has thoughts (reasoning_content) and no answer; where the server's reasoning parser takes answers for "
     "thoughts, switch it off"
@@ -76,9 +74,13 @@ class Reply:
     @property
     def useless(self) -> str:
         """The error of a reply without an answer, without what varies between equal ones; else empty."""
-        if not isinstance(self.outcome, types.Failure) or self.outcome.kind != "server" or self.raw is None:
-            return ""
-        if self.retry_after_seconds is not None or self.outcome.message.startswith(_OVERLOADED):
+        if (
+            not isinstance(self.outcome, types.Failure)
+            or self.outcome.kind != "server"
+            or self.raw is None
+            or self.retry_after_seconds is not None
+            or self.outcome.message.startswith(_OVERLOADED)
+        ):
             return ""
         return re.sub(r"\S*\d\S*", "#", self.outcome.message)
 
@@ -125,11 +127,18 @@ def read_completion(raw: str, endpoint: types.Endpoint, request: types.Request |
     """
     sent = _without_preamble(raw)
     if sent.startswith("<"):
-        return Reply(types.Failure("connection", f"{_WEB_PAGE}: {_clip(raw)!r}"), raw=raw, endpoint_at_fault=True)
+        return Reply(
+            types.Failure("connection", f"a web page came in place of a reply: {_clip(raw)!r}"),
+            raw=raw,
+            endpoint_at_fault=True,
+        )
     body = json_or_text(sent)
     if not isinstance(body, dict):
-        odd = f"the reply is no {'JSON' if body is sent else 'chat completion'}: {_clip(raw)!r}"
-        return Reply(types.Failure("server", odd), cost_unknown=True, raw=raw)
+        return Reply(
+            types.Failure("server", f"the reply is no {'JSON' if body is sent else 'chat completion'}: {_clip(raw)!r}"),
+            cost_unknown=True,
+            raw=raw,
+        )
     choice, usage = _first(body.get("choices")), _mapping(body.get("usage"))
     prompt_tokens, completion_tokens, said = _read_usage(usage)
     spent = types.Spend(1, prompt_tokens, completion_tokens, endpoint.usd(prompt_tokens, completion_tokens))
@@ -321,7 +330,10 @@ def _read_choice(
             answer = clean_text(tools.message_text(answer, called))
     if not answer.strip():
         if ending == words.CUT_OFF and (thought or answer != text or apart):
-            return types.Failure("used_up", _USED_UP.format(tokens=empty.completion_tokens, remedy=_MORE_ROOM))
+            return types.Failure(
+                "used_up",
+                f"the model spent all {empty.completion_tokens} tokens on thinking and none on an answer. {_MORE_ROOM}",
+            )
         if ending == words.CUT_OFF and empty.prompt_tokens and not empty.completion_tokens:
             return types.Failure("too_long", f"the prompt of {empty.prompt_tokens} tokens left no room for an answer")
         if apart:

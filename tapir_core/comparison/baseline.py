@@ -107,13 +107,16 @@ def _is_baseline(run: RunFolder) -> bool:
 def baseline_config(run: RunFolder, equal: str) -> RunConfig:
     """The configuration of a baseline of a finished run, before its size is matched."""
     config = load.spell_out_rounds(run.config)
-    settings = [
-        *plan.READY["random_once"].settings(config),
-        f"run.name={json.dumps(baseline_of(run, equal).ref.name)}",
-        'evaluation.baseline="none"',
-        f"rounds.1.epochs={_epochs(run, times_of(run, equal))}",
-    ]
-    return load.replace_values(config, settings, source=f"baseline of run {run.ref.name}")
+    return load.replace_values(
+        config,
+        [
+            *plan.READY["random_once"].settings(config),
+            f"run.name={json.dumps(baseline_of(run, equal).ref.name)}",
+            'evaluation.baseline="none"',
+            f"rounds.1.epochs={_epochs(run, times_of(run, equal))}",
+        ],
+        source=f"baseline of run {run.ref.name}",
+    )
 
 
 def _epochs(run: RunFolder, times: float) -> float:

@@ -301,5 +301,5 @@ def _whole(run: RunFolder, prices: presets.RolePrices | None) -> float:
     return sum(
         usd_of(stage.usage, stage.asks, prices)
         for stage in recipe_stages(summary.summarise(run), run.config)
-        if stage.asks in ("teacher", "judge")
+        if stage.asks in summary.types.ROLES
     )

@@ -142,11 +142,10 @@ def open_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
     first = [arm_config(comparison, arm, comparison.run_seeds[0], given) for arm in arms]
     if first[0].data.references is None:
         judged = first[0].data.judged
-        lacking = "has no references" if judged else "missing"
         remedy = 'set data.heldout.references = "…"' if judged else 'data.heldout = { type = "file", path = "…" }'
         raise errors.ConfigError(
-            f"data.heldout: {lacking}; arms are compared by the accuracy on a held-out set whose rows have a "
-            f"`reference`. Name a file of such rows: {remedy}",
+            f"data.heldout: {'has no references' if judged else 'missing'}; arms are compared by the accuracy on a "
+            f"held-out set whose rows have a `reference`. Name a file of such rows: {remedy}",
             source=comparison.config,
         )
     return ComparisonPlan(comparison, given, arms, first[0].run.root)

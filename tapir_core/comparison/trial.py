@@ -22,11 +22,10 @@ from tapir_core.config import RunConfig, load
 from tapir_core.config.checks import check_config
 from tapir_core.run_folder import RunFolder
 from tapir_core.summary import RunReader, marks_on_test, summarise
-from tapir_core.summary.types import StageSummary
+from tapir_core.summary.types import ROLES, StageSummary
 
 PLAIN, MORE = "plain", "prompts"
 
-_UNSET = ("rounds.1.alpha=", "rounds.1.learning_rate=")
 METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     PLAIN: ("plain answers to two thirds of the prompts", ()),
     MORE: ("plain answers to all prompts", ()),
@@ -37,7 +36,12 @@ METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "prefer": (
         "the teacher's answers over the student's own",
-        ("rounds.1.objective=prefer", 'rounds.1.selection={type="hard_share"}', *_UNSET),
+        (
+            "rounds.1.objective=prefer",
+            'rounds.1.selection={type="hard_share"}',
+            "rounds.1.alpha=",
+            "rounds.1.learning_rate=",
+        ),
     ),
     "on_policy": ("the student's own answers, scored", ("rounds.1.objective=on_policy", "rounds.1.learning_rate=")),
 }
@@ -153,7 +157,7 @@ def read_tried(runs: Mapping[str, RunFolder]) -> list[Tried]:
     return [
         Tried(
             method,
-            sum(stage.usage.usd for stage in stages[method] if stage.asks in ("teacher", "judge")),
+            sum(stage.usage.usd for stage in stages[method] if stage.asks in ROLES),
             sum(map(took, stages[method])) / 3600,
             marks_on_test(RunReader(run), run.config.round_numbers[-1]),
         )

@@ -368,11 +368,6 @@ class EvaluationConfig(Section):
         return {name: each for name, each in self.benchmarks.items() if isinstance(each, JudgedBenchmark)}
 
     @property
-    def marked(self) -> dict[str, MarkedBenchmark]:
-        """Those that mark answers themselves, by name."""
-        return {name: each for name, each in self.benchmarks.items() if isinstance(each, MarkedBenchmark)}
-
-    @property
     def judges(self) -> dict[str, EndpointConfig]:
         """The judges that benchmarks have of their own, by the field that sets them."""
         return {

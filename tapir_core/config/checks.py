@@ -115,11 +115,10 @@ def _check_benchmarks(config: cfg.RunConfig) -> Iterator[str]:
             )
     for name, asked in evaluation.asked.items():
         yield from (f"evaluation.benchmarks.{name}{said}" for said in _check_asked(asked, config))
-    known = ", ".join(evaluation.asked) or "none"
     yield from cfg.problems(
         {
             f'evaluation.each_round: value "{name}": is no benchmark with a `type`, so it cannot be asked; there are: '
-            f"{known}": name not in evaluation.asked
+            f"{', '.join(evaluation.asked) or 'none'}": name not in evaluation.asked
             for name in evaluation.each_round
         }
     )
@@ -129,18 +128,18 @@ def _check_asked(asked: cfg.AskedBenchmark, config: cfg.RunConfig) -> list[str]:
     """What is wrong with a benchmark that is asked, each to be put behind its name."""
     longest, room = asked.drawn(config.student.sampling).max_tokens, config.student.room
     baseline, name = asked.baseline_run, config.run.name
-    lacking = {
-        f'.{field}: value "{folder}": there is no such folder; name one that holds the YAML files of tasks, or leave '
-        "it out": not Path(folder).is_dir()
-        for field, folder in asked.folders.items()
-    }
-    others = {
+    wrong = {
+        **{
+            f'.{field}: value "{folder}": there is no such folder; name one that holds the YAML files of tasks, or '
+            "leave it out": not Path(folder).is_dir()
+            for field, folder in asked.folders.items()
+        },
         f'.baseline.run: value "{name}": is this run itself, whose students have not answered when it starts; name '
         "another run (S_0 and the last one are paired anyway)": baseline is not None and baseline.run == name,
         f": answers of up to {longest} tokens leave no room for a question in student.engine.max_model_length = "
         f"{room}; lower the first or raise the latter": room is not None and longest >= room,
     }
-    return [*cfg.problems(lacking | others), *asked.contradictions()]
+    return [*cfg.problems(wrong), *asked.contradictions()]
 
 
 def _check_baseline(config: cfg.RunConfig) -> list[str]:
@@ -239,8 +238,9 @@ def _check_served(config: cfg.RunConfig) -> list[str]:
 def _longest_answers(config: cfg.RunConfig) -> dict[str, int]:
     """Tokens of the longest answer that is asked of teacher and judges, by field."""
     teacher, judge = config.teacher, config.judge.sampling.max_tokens
-    answers = (teacher.answering, teacher.labelling, teacher.expanding, teacher.refining)
-    taught = max(each.max_tokens for each in answers)
+    taught = max(
+        each.max_tokens for each in (teacher.answering, teacher.labelling, teacher.expanding, teacher.refining)
+    )
     longest = {field: taught if field == "teacher.endpoint" else judge for field in config.endpoints}
     for name, benchmark in config.evaluation.judged.items():
         field = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"

@@ -40,8 +40,8 @@ class SelectionRule(Kind):
 
     @property
     def attempts(self) -> int:
-        """Answers of the student to each instruction that it chooses by, where those are marked right or wrong."""
-        return 0
+        """Its field `samples`: answers of the student to each instruction, where it chooses by those that are right."""
+        return getattr(self, "samples", 0)
 
     @property
     def fixed_share(self) -> float | None:
@@ -102,11 +102,6 @@ class PassRate(SelectionRule):
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share q of what can be marked (a reference, or `judge.verifier`) and the teacher answers rightly."""
-
-    @property
-    def attempts(self) -> int:
-        """As many as samples."""
-        return self.samples
 
 
 class ExpansionConfig(Section):
@@ -336,8 +331,8 @@ class Objective(Kind):
 
     @property
     def rollouts(self) -> int:
-        """Answers that the student gives to each prompt for the training."""
-        return 0
+        """Its field `samples`: answers that the student gives to each prompt for the training."""
+        return getattr(self, "samples", 0)
 
     @property
     def conversations(self) -> int:
@@ -438,11 +433,6 @@ class OnPolicy(Objective):
         return self.top_k if self.loss == "forward_kl" else 0
 
     @property
-    def rollouts(self) -> int:
-        """As many as samples."""
-        return self.samples
-
-    @property
     def conversations(self) -> int:
         """Its own, and the teacher's where that is imitated too."""
         return self.samples + bool(self.imitation)
@@ -458,10 +448,6 @@ class OnPolicy(Objective):
         return {"top_k": self.scored_top_k, "first_tokens": self.first_tokens}
 
 
-def _by_its_name(said: Any) -> Any:
-    return {"type": said} if isinstance(said, str) else said
-
-
 class RoundConfig(Section):
     """One round, resolved: `[rounds.default]`, then `[rounds.N]`, then the command line."""
 
@@ -472,7 +458,9 @@ class RoundConfig(Section):
     """Which instructions are seeds: those above a `"threshold"`, as in the paper, the `"hard_share"`, some by
     `"pass_rate"`, or `"random"` ones, by default the whole pool."""
 
-    objective: Annotated[Later[Objective], BeforeValidator(_by_its_name)] = Imitate()
+    objective: Annotated[
+        Later[Objective], BeforeValidator(lambda said: {"type": said} if isinstance(said, str) else said)
+    ] = Imitate()
     """What is learned from the prompts: to `"imitate"` the teacher's answers, to `"prefer"` them over the student's
     own, or `"on_policy"` from the student's own, which the teacher scores."""
 

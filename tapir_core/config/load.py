@@ -130,11 +130,11 @@ def differing(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, 
 
 def answered_by(config: RunConfig, standin: str) -> RunConfig:
     """The same with this version of the stand-in wherever it answers."""
-
-    def named(table: Table) -> Table:
-        return table | {"version": standin} if "position_bias" in table else table
-
-    return RunConfig.model_validate(json.loads(config.model_dump_json(), object_hook=named))
+    table = json.loads(
+        config.model_dump_json(),
+        object_hook=lambda part: part | {"version": standin} if "position_bias" in part else part,
+    )
+    return RunConfig.model_validate(table)
 
 
 def load_resolved(content: bytes | str, *, source: str = paths.RESOLVED_CONFIG) -> RunConfig:

@@ -96,8 +96,7 @@ class ComparisonConfig(Section):
     @property
     def names(self) -> tuple[str, ...]:
         """Every arm, the reference first."""
-        others = [name for name in (*self.primary, *self.exploratory) if name != self.reference]
-        return (self.reference, *others)
+        return self.reference, *(name for name in (*self.primary, *self.exploratory) if name != self.reference)
 
     def run_name(self, arm: str, run_seed: int) -> str:
         """Name of an arm's run with a run seed: its folder below the root, and its result file."""

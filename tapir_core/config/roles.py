@@ -603,8 +603,10 @@ class JudgeConfig(Section):
         """Every judge's endpoint by the field that sets it, the first judge first; none beside `verifier.only`."""
         if self.verifier and self.verifier.only:
             return {}
-        panel = {f"judge.panel.{place}": endpoint for place, endpoint in enumerate(self.panel)}
-        return {"judge.endpoint": self.endpoint, **panel}
+        return {
+            "judge.endpoint": self.endpoint,
+            **{f"judge.panel.{place}": endpoint for place, endpoint in enumerate(self.panel)},
+        }
 
     @property
     def identities(self) -> tuple[ModelIdentity, ...]:

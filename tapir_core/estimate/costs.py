@@ -130,8 +130,7 @@ class Costs:
         for role, count in prompts.shows.items():
             tokens, *_ = self._reply(replace(work, role=role), self.teacher if role == "teach" else None)
             prompt += count * tokens
-        price = charged_price(endpoint) if endpoint else None
-        return Line(work, endpoint, price, prompt, *self._reply(work, endpoint))
+        return Line(work, endpoint, charged_price(endpoint) if endpoint else None, prompt, *self._reply(work, endpoint))
 
     def _reply(self, work: Work, endpoint: EndpointConfig | None) -> tuple[float, float, Ends]:
         """Completion tokens of one reply, the most that the configuration allows, and the range of the first."""

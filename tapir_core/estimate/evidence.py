@@ -66,7 +66,6 @@ _KINDS = [
 _OTHERS = 0.5
 """The same of all other characters: signs, emoji and rare writings take two tokens and more each."""
 _BLANK = re.compile(r"\s+")
-_NEW_LINES = re.compile(r"\n+")
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([bm])(?![a-z0-9])")
 """Weights in a model's name, such as 135m or 1.5b."""
@@ -136,8 +135,9 @@ def measure_prompts(
     commonest, place = max(shares, key=shares.__getitem__), mode.places()[0]
     asked = [pool_requests(config, prompts["label"], row) for row in sample]
     chats = [[estimate_tokens(each.content) + MESSAGE_TOKENS for each in teach.messages] for _, teach in asked]
-    prompt = prompts[judge.asked_as.prompt]
-    judged = [mode.render(prompt, {**row, "teacher": "", "student": ""}, place) for row in sample]
+    judged = [
+        mode.render(prompts[judge.asked_as.prompt], {**row, "teacher": "", "student": ""}, place) for row in sample
+    ]
     types = config.curriculum.types
     wanted = types.described(commonest)
     expanded = [curriculum.render_expansion(prompts["expand"], show_instruction(row), wanted) for row in sample]
@@ -165,9 +165,8 @@ def measure_benchmarks(config: RunConfig, prompts: Mapping[str, Prompt]) -> dict
     Raises:
         ConfigError: a file cannot be read, is wrong, or lacks what another one asks for.
     """
-    judged = config.evaluation.judged
     return {
-        name: _measure(config, name, prompts) if name in judged else _measure_marked(config, name)
+        name: _measure(config, name, prompts) if name in config.evaluation.judged else _measure_marked(config, name)
         for name in config.evaluation.each_round
     }
 
@@ -206,7 +205,7 @@ def estimate_tokens(text: str) -> int:
     rest = _BLANK.sub("", text)
     of_kinds = [sum(map(len, kind.findall(rest))) for kind, _ in _KINDS]
     tokens = sum(count / chars_per_token for count, (_, chars_per_token) in zip(of_kinds, _KINDS, strict=True))
-    tokens += len(_NEW_LINES.findall(text)) + (len(rest) - sum(of_kinds)) / _OTHERS
+    tokens += len(re.findall(r"\n+", text)) + (len(rest) - sum(of_kinds)) / _OTHERS
     return max(1, math.ceil(tokens)) if text else 0
 
 

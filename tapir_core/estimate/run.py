@@ -211,8 +211,11 @@ def estimate_run(
         answers = (pool.rows - pool.own_answers) * config.teacher.answers_per_prompt
         pool = replace(pool, stored_labels=pool.rows, stored_answers=answers)
     estimate = forecast(config, pool, known)
-    others = tuple(_other_objectives(config, pool, known))
-    return replace(estimate, assumptions=(*sized, *estimate.assumptions), others=others)
+    return replace(
+        estimate,
+        assumptions=(*sized, *estimate.assumptions),
+        others=tuple(_other_objectives(config, pool, known)),
+    )
 
 
 def _other_objectives(config: RunConfig, pool: Pool, known: evidence.Evidence) -> Iterator[OtherObjective]:
@@ -350,7 +353,7 @@ def _assumptions(costs: Costs, pool: Pool, planned: Sequence[Line], *, has_basel
     unjudged = [str(number) for number in config.round_numbers if not config.judges(number)]
     pairs = [str(number) for number in config.round_numbers if config.objective(number).reads_answers]
     by_threshold = any(config.round(number).selection.fixed_share is None for number in config.round_numbers)
-    marked = [name for name in evaluation.each_round if name in evaluation.marked]
+    marked = [name for name in evaluation.each_round if name not in evaluation.judged]
     later = [name for name in evaluation.asked if name not in evaluation.each_round]
     replies = {
         f"{line.work.benchmark or line.work.role} {line.completion_tokens:.0f}"

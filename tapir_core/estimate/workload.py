@@ -174,6 +174,7 @@ class _Counts:
         """One for every row that a stage reads, unless it stands here."""
         if at.name == stages.EXPAND.name:
             return self._expand(at.number)
+        number = at.round or 0
         stored = {stages.LABEL.name: self.pool.stored_labels, stages.TEACH.name: self.pool.stored_answers}
         rows = {
             stages.DISCOVER.name: 1.0,
@@ -182,9 +183,13 @@ class _Counts:
             stages.LIKELIEST.name: self.rows * self.config.teacher.answers_per_prompt,
             stages.ANSWER_HELDOUT.name: self.pool.heldout_rows + self.held_out,
             stages.JUDGE_HELDOUT.name: self.held_out,
-            stages.ATTEMPT.name: self.rows * self._attempts(at.round or 0),
-            **dict.fromkeys((stages.ROLLOUT.name, stages.SCORE.name), self._rollouts(at.round or 0)),
-            stages.REFINE.name: self.hard if self.config.refines(at.round or 0) else 0.0,
+            # Instructions without a reference are counted too.
+            stages.ATTEMPT.name: self.rows * (self.config.round(number).selection.attempts if number > 0 else 0),
+            **dict.fromkeys(
+                (stages.ROLLOUT.name, stages.SCORE.name),
+                (self.hard + self.size.easy) * self.config.objective(number).rollouts,
+            ),
+            stages.REFINE.name: self.hard if self.config.refines(number) else 0.0,
         }.get(at.name, self.pool.rows if at.round is None else self.rows)
         if at.stage.asks == "judge":
             judged = {stages.JUDGE.name: self.judged, stages.JUDGE_HELDOUT.name: 0.0 if at.round == BACKBONE else rows}
@@ -193,14 +198,6 @@ class _Counts:
         calls = at.stage.calls_per_row or 1
         asked = max(0.0, rows - stored.get(at.name, 0))
         return dict.fromkeys(at.stage.roles[:1], (rows * calls, asked * calls))
-
-    def _attempts(self, number: int) -> int:
-        """Answers of the student to an instruction of a round's pool; those without a reference are counted too."""
-        return self.config.round(number).selection.attempts if number > 0 else 0
-
-    def _rollouts(self, number: int) -> float:
-        """Answers of the student to the prompts of a round's mixture."""
-        return (self.hard + self.size.easy) * self.config.objective(number).rollouts
 
     def _training(self, at: stages.StageAt) -> Work:
         """The training of a round, whose new instructions are in the pool of the next one."""
@@ -211,9 +208,13 @@ class _Counts:
             drawn, epochs = of_hard * self.hard + answers * self.size.easy, self.config.round(at.number).epochs
         steps = math.ceil(round(drawn * epochs / self.config.batch_size(at.number), 6))
         self.rows, self.new = self.rows + self.new, 0.0
-        size = self.size if at.number else None
-        seen = conversations_seen(self.config, at.number, drawn)
-        return Work(at.stage.line, at.round, steps=steps, examples=seen, size=size)
+        return Work(
+            at.stage.line,
+            at.round,
+            steps=steps,
+            examples=conversations_seen(self.config, at.number, drawn),
+            size=self.size if at.number else None,
+        )
 
     def _expand(self, number: int) -> Calls:
         """For each task type as many new instructions as it has too few seeds, of which a part passes the gates."""

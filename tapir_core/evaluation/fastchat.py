@@ -185,10 +185,8 @@ class Vicuna(FastChat[VicunaBenchmark]):
 
     def read(self, game: benchmark.Game, text: str, _logprobs: Mapping[str, float]) -> Judgment | Unparsed:
         """Both scores (1-10), the model's first."""
-        found = parse_review(text, game.category)
-        if isinstance(found, Unparsed):
-            return found
-        return Judgment(*(found if game.order == "model_first" else found[::-1]))
+        said = parse_review(text, game.category)
+        return said if isinstance(said, Unparsed) else Judgment(*(said if game.order == "model_first" else said[::-1]))
 
     def figures(
         self, exchanges: Sequence[benchmark.Exchange], judged: Mapping[Place, Judgment], *, whole: bool
@@ -201,12 +199,15 @@ class Vicuna(FastChat[VicunaBenchmark]):
         self, exchanges: Sequence[benchmark.Exchange], judged: Mapping[Place, Judgment]
     ) -> dict[str, ItemValues]:
         """The model's score minus the baseline's, in points; the ratio of sums has no value of one question."""
-        leads = {
-            (question, order): _lead(each)
-            for question, of in self._reviews(exchanges, judged).items()
-            for order, each in of.items()
+        return {
+            "score_lead": by_question(
+                {
+                    (question, order): _lead(each)
+                    for question, of in self._reviews(exchanges, judged).items()
+                    for order, each in of.items()
+                }
+            )
         }
-        return {"score_lead": by_question(leads)}
 
     def _reviews(
         self, exchanges: Sequence[benchmark.Exchange], judged: Mapping[Place, Judgment]

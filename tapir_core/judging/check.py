@@ -233,8 +233,9 @@ def score_pair(pair: CheckPair, verdicts: Sequence[modes.Verdict]) -> PairResult
         for verdict in verdicts
         if verdict.teacher_score is not None and verdict.student_score is not None
     }
-    reasons = tuple(verdict.reason or "no reason given" for verdict in verdicts if verdict.order not in gaps)
-    return PairResult(pair, gaps, reasons)
+    return PairResult(
+        pair, gaps, tuple(verdict.reason or "no reason given" for verdict in verdicts if verdict.order not in gaps)
+    )
 
 
 def summarise_check(results: Sequence[PairResult], *, balanced: bool = True) -> JudgeCheck:

@@ -91,17 +91,16 @@ def _kept(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 def render_arms(compared: ComparedArms) -> str:
     """The page. Everything that is text is escaped."""
     tables, (differences, curves, task_types) = arms_tables(compared), _plots(compared)
-    sections = [
-        *(page.section_of(tables[name]) for name in ("results", "training", "calls")),
-        page.section_of(conditions_table(compared.conditions)),
-        differences,
-        curves,
-        replace(task_types, table=tables["task_types"], folded=True) if task_types else None,
-        page.section_of(tables["dev"]),
-    ]
     return page.render_page(
         "comparison.html.jinja2",
-        sections,
+        [
+            *(page.section_of(tables[name]) for name in ("results", "training", "calls")),
+            page.section_of(conditions_table(compared.conditions)),
+            differences,
+            curves,
+            replace(task_types, table=tables["task_types"], folded=True) if task_types else None,
+            page.section_of(tables["dev"]),
+        ],
         name=compared.name,
         arms=len([row for row in compared.rows if row.costs]),
         unfinished=compared.unfinished,
@@ -261,14 +260,13 @@ def _table(
 
 
 def _task_types(compared: ComparedArms) -> page.Table:
-    rows = [
-        (name, *(_percent(row.task_types.get(name), _SHARE) for row in compared.rows))
-        for name in in_order(name for row in compared.rows for name in row.task_types)
-    ]
     return page.Table(
         "Test split by task type",
         ("Task type", *map(_name, compared.rows)),
-        tuple(rows),
+        tuple(
+            (name, *(_percent(row.task_types.get(name), _SHARE) for row in compared.rows))
+            for name in in_order(name for row in compared.rows for name in row.task_types)
+        ),
         note="Test, %, with its 95 % interval: means over run seeds of the last students. No figure of a task type of "
         f"which more than {MAX_FAILED_SHARE:.0%} of the answers are missing with a run seed.",
     )

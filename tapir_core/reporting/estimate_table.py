@@ -31,7 +31,6 @@ def stage_table(estimate: Estimate) -> Table:
 
 def objective_table(estimate: Estimate) -> Table:
     """What the run takes as it is configured, and with each other objective for its rounds."""
-    own = ("as configured", *charged_cells(estimate))
     others = [
         (
             each.objective,
@@ -42,7 +41,7 @@ def objective_table(estimate: Estimate) -> Table:
     return Table(
         "By the objective of the rounds",
         ("Objective", "USD", "Hours"),
-        (own, *others) if others else (),
+        (("as configured", *charged_cells(estimate)), *others) if others else (),
         text_columns=1,
         note=" ".join(
             ["What each is worth: docs/when-it-pays.md."]
@@ -144,10 +143,9 @@ def comparison_table(estimate: Estimate | None, summary: RunSummary) -> Table:
 
     Both sides count every answer, those from the store included, so that a run in several starts compares too.
     """
-    compared = ("Answers", "Tokens", "USD", "Time")
     return Table(
         "Estimate and actual",
-        ("Stage", *(column for name in compared for column in (f"{name} expected", "got"))),
+        ("Stage", *(column for name in ("Answers", "Tokens", "USD", "Time") for column in (f"{name} expected", "got"))),
         tuple(
             _compared(each, [got for got in summary.all_stages if got.name == each.name])
             for each in (estimate.stages if estimate else ())

@@ -100,7 +100,6 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
     verdicts, answers = asked
     pool = run_state.pool_of(run, number)
     whole = _measure(verdicts, answers, pool, judge)
-    alone = judge.names if judge.panel else ()
     return JudgeRound(
         run=run.record.name,
         number=number,
@@ -108,7 +107,10 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
         verdicts=verdicts.height,
         instructions=verdicts["instruction_id"].n_unique(),
         whole=whole,
-        single={name: _measure(verdicts.filter(judge=name), answers, pool, judge) for name in alone},
+        single={
+            name: _measure(verdicts.filter(judge=name), answers, pool, judge)
+            for name in (judge.names if judge.panel else ())
+        },
         panel=compare_judges(verdicts, judge.expected_orders),
         to_read=_choose_verdicts(verdicts, whole.pairs, answers, pool),
     )
@@ -185,19 +187,18 @@ def render_judge_report(found: JudgeRound) -> str:
     """The page. Everything that is text is escaped."""
     tables, whole = judge_tables(found), found.whole
     pairs = whole.pairs if whole.agreement is not None else whole.pairs.clear()
-    sections = [
-        page.Section("", tables["judge"]),
-        plots.plot_order_gap({round_name(found.number): pairs["order_gap"]}),
-        page.section_of(tables["judge-winners"]),
-        page.section_of(tables["judge-panel"]),
-        page.section_of(tables["judge-single"]),
-        plot_length(whole.scores),
-        replace(plot_unscored(whole.unscored.reasons), table=tables["judge-unscored"]),
-        page.section_of(tables["judge-task-types"], folded=True) if whole.unscored.reasons else None,
-    ]
     return page.render_page(
         "judge_report.html.jinja2",
-        sections,
+        [
+            page.Section("", tables["judge"]),
+            plots.plot_order_gap({round_name(found.number): pairs["order_gap"]}),
+            page.section_of(tables["judge-winners"]),
+            page.section_of(tables["judge-panel"]),
+            page.section_of(tables["judge-single"]),
+            plot_length(whole.scores),
+            replace(plot_unscored(whole.unscored.reasons), table=tables["judge-unscored"]),
+            page.section_of(tables["judge-task-types"], folded=True) if whole.unscored.reasons else None,
+        ],
         found=found,
         said=(position_sentence(found), agreement_sentence(found), length_sentence(found), unscored_sentence(found)),
     )
@@ -386,8 +387,12 @@ def plot_length(scores: pl.DataFrame) -> page.Section:
                 axes, _by_length(scores, who), color=colour, marker=marker, label=f"{who}'s answer"
             )
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.set(xlim=(0, None), xlabel="mean length of the answers of a group, characters")
-        axes.set(ylim=(0.5, 10.5), ylabel="mean score, points")
+        axes.set(
+            xlim=(0, None),
+            xlabel="mean length of the answers of a group, characters",
+            ylim=(0.5, 10.5),
+            ylabel="mean score, points",
+        )
         axes.legend(loc="lower right")
 
     return page.Section(
@@ -402,10 +407,13 @@ def plot_unscored(reasons: Mapping[str, int]) -> page.Section:
     names, counts = [_plain(reason) for reason in reasons][:_REASONS], [*reasons.values()]
     if len(counts) > _REASONS:
         names, counts = [*names, "other reasons"], [*counts[:_REASONS], sum(counts[_REASONS:])]
-    series = [("", page.COLOURS[0], counts)]
     return page.Section(
         "What was left unscored",
-        plot=page.draw_stacked("Unscored verdicts by reason", names, series, "unscored verdicts") if names else None,
+        plot=page.draw_stacked(
+            "Unscored verdicts by reason", names, [("", page.COLOURS[0], counts)], "unscored verdicts"
+        )
+        if names
+        else None,
         note="An unscored verdict is in no mean; its instruction is in neither seeds nor easy.",
     )
 

@@ -334,11 +334,11 @@ def plot_headlines(summary: RunSummary) -> page.Section | None:
     panels = headline_panels(summary)
     if not panels:
         return None
-    beside = beside_in_words(pl.concat([rows for _, rows in panels]))
     return page.Section(
         "Benchmarks",
         plot=plot_benchmarks([(label, rows.filter(category=ALL)) for label, rows in panels]),
-        note=sentences.together(("Lines are 95 % intervals over questions. No decision reads these figures.", beside)),
+        note="Lines are 95 % intervals over questions. No decision reads these figures. "
+        f"{beside_in_words(pl.concat([rows for _, rows in panels]))}",
     )
 
 

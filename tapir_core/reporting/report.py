@@ -23,6 +23,7 @@ from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.estimate.run import kept_estimate
 from tapir_core.evaluation.scores import ALL
 from tapir_core.judging import show_instruction
+from tapir_core.judging.agreement import NO_TASK_TYPE
 from tapir_core.reporting import benchmarks, estimate_table, page, plots, serving, tables
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import ANSWER, ANSWER_HELDOUT, EVALUATE, HELDOUT, JUDGED_HELDOUT, TEACH, checkpoint_at, usable_of
@@ -97,19 +98,6 @@ def _curves(run: RunSummary, _: RunReader) -> list[page.Section]:
     return [replace(plot, table=table) for plot, table in zip(plots.plot_scores(run), beside, strict=False)]
 
 
-def _figures(run: RunSummary, _: RunReader) -> list[page.Section]:
-    return [
-        replace(page.section_of(table, folded=True), title=f"{table.title}, with intervals")
-        for who, figures in run.benchmarks.items()
-        for table in benchmarks.figures_tables(student_name(who), figures)
-    ]
-
-
-def _order_gaps(run: RunSummary, _: RunReader) -> list[page.Section]:
-    judged = [(round_name(each.number), each.difficulty) for each in run.rounds]
-    return [plots.plot_order_gap({name: rows["order_gap"].drop_nulls() for name, rows in judged if rows is not None})]
-
-
 def _training(run: RunSummary, reader: RunReader) -> list[page.Section]:
     trainings = {
         student_name(each.number): training
@@ -140,10 +128,22 @@ SECTIONS: dict[str, Part] = {
     "benchmarks, paired": lambda run, reader: [
         benchmarks.benchmark_gains_table(reader, [each.number for each in run.rounds], run.best)
     ],
-    "benchmarks, with intervals": _figures,
+    "benchmarks, with intervals": lambda run, _: [
+        replace(page.section_of(table, folded=True), title=f"{table.title}, with intervals")
+        for who, figures in run.benchmarks.items()
+        for table in benchmarks.figures_tables(student_name(who), figures)
+    ],
     "rounds": lambda run, _: [tables.rounds_table(run)],
     "how hard the pool is": lambda run, _: [plots.plot_mfd(run.rounds)],
-    "order gap": _order_gaps,
+    "order gap": lambda run, _: [
+        plots.plot_order_gap(
+            {
+                round_name(each.number): each.difficulty["order_gap"].drop_nulls()
+                for each in run.rounds
+                if each.difficulty is not None
+            }
+        )
+    ],
     "task shares": lambda run, _: [
         replace(plots.plot_shares(run.mixed_rounds), table=tables.shares_table(*run.mixed_rounds))
     ],
@@ -195,10 +195,9 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
     at = EVALUATE.at(round_number)
     scores = run.rows(at) if run.holds(at) else pl.DataFrame(schema=at.stage.columns)
     asked = summary.benchmarks.get(round_number)
-    figures = scores if asked is None else pl.concat([scores, asked])
     card = page.render(
         "model_card.md.jinja2",
-        front_matter=_front_matter(summary, round_number, figures),
+        front_matter=_front_matter(summary, round_number, scores if asked is None else pl.concat([scores, asked])),
         summary=summary,
         config=config,
         number=round_number,
@@ -250,14 +249,16 @@ def _front_matter(summary: RunSummary, round_number: int, scores: pl.DataFrame) 
     from huggingface_hub import EvalResult, ModelCardData  # loads for a while, and only cards need it
 
     backbone = summary.config.student.backbone
-    of_base: dict[str, str] = {"license": "unknown"}
-    if _is_hub_id(backbone):
-        of_base = {
+    of_base = (
+        {
             "base_model": backbone,
             "license": "other",
             "license_name": "that-of-the-base-model",
             "license_link": f"https://huggingface.co/{backbone}",
         }
+        if _is_hub_id(backbone)
+        else {"license": "unknown"}
+    )
     wanted = (pl.col("category") == ALL) & pl.col("value").is_not_null() & ~pl.col("metric").is_in(LENGTHS)
     data = ModelCardData(
         library_name="transformers",
@@ -357,7 +358,7 @@ def _examples(reader: RunReader, students: list[int]) -> list[Example]:
         found.append(
             Example(
                 change,
-                row["task_type"] or "no task type",
+                row["task_type"] or NO_TASK_TYPE,
                 show_instruction(row),
                 tuple(answers),
                 row["system"] or "",

@@ -242,8 +242,9 @@ def scores(run: RunSummary, numbers: Sequence[int]) -> str:
         for split in ("dev", "test")
         if each.number in numbers and (score := each.score(split)) is not None
     )
-    metric = "Quality retention" if run.config.data.judged else "Held-out accuracy"
-    return found and f"{metric} with 95 % interval: {found}."
+    return found and (
+        f"{'Quality retention' if run.config.data.judged else 'Held-out accuracy'} with 95 % interval: {found}."
+    )
 
 
 def reduced(config: RunConfig, number: int, examples: int) -> str:

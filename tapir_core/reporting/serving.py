@@ -129,9 +129,10 @@ def _of_answers(student: int, known: Mapping[str, pl.DataFrame]) -> Iterator[_Ro
         mark = pl.when(~pl.col("ending").str.starts_with("failed")).then(100.0 * (pl.col("ending") == ending))
         values = {name: dict(rows.select("instruction_id", mark).iter_rows()) for name, rows in known.items()}
         yield _mean_row(student, label, values, lambda value: formats.percent(value / 100), worse=1)
-    tokens = pl.col("completion_tokens") * 1.0
-    answered = {name: rows.drop_nulls("response").select("instruction_id", tokens) for name, rows in known.items()}
-    lengths = {name: dict(rows.iter_rows()) for name, rows in answered.items()}
+    lengths = {
+        name: dict(rows.drop_nulls("response").select("instruction_id", pl.col("completion_tokens") * 1.0).iter_rows())
+        for name, rows in known.items()
+    }
     yield _mean_row(student, "Tokens, mean", lengths, lambda value: formats.number(value, 1))
     yield _Row("Tokens, median", {name: formats.number(median(of.values()), 1) for name, of in lengths.items() if of})
 

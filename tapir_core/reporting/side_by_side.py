@@ -105,18 +105,17 @@ def side_by_side_card(shown: SideBySide, report: str) -> str:
 def render_side_by_side(shown: SideBySide) -> str:
     """The page. Everything that is text is escaped."""
     beside = side_by_side_tables(shown)
-    sections = [
-        page.Section("", beside["ranking"]),
-        page.Section("", beside["overview"]),
-        _plot_students(shown.runs),
-        replace(_plot_task_types(shown.runs), table=beside["task_types"]),
-        page.section_of(shown.paired),
-        *map(page.section_of, shown.benchmarks),
-        replace(_plot_answers(shown.runs), table=beside["answers"]),
-    ]
     return page.render_page(
         "side_by_side.html.jinja2",
-        sections,
+        [
+            page.Section("", beside["ranking"]),
+            page.Section("", beside["overview"]),
+            _plot_students(shown.runs),
+            replace(_plot_task_types(shown.runs), table=beside["task_types"]),
+            page.section_of(shown.paired),
+            *map(page.section_of, shown.benchmarks),
+            replace(_plot_answers(shown.runs), table=beside["answers"]),
+        ],
         runs=shown.runs,
         warnings=[*filter(None, dict.fromkeys(map(sentences.caution, shown.runs)))],
     )
@@ -157,10 +156,9 @@ def _ranking(shown: SideBySide) -> page.Table:
         )
         for score, each in sorted(scored, key=lambda one: -(one[0].value or 0.0))
     ]
-    metric = formats.metric_name(shown.runs[0].metric)
     return page.Table(
         "Ranking",
-        ("Run", f"Test {metric}", *columns, "USD", "Time at work"),
+        ("Run", f"Test {formats.metric_name(shown.runs[0].metric)}", *columns, "USD", "Time at work"),
         tuple(rows) if len(rows) > 1 else (),
         note="The last student of each run, as that run served it: speeds compare where machine and calls in flight "
         "are the same. USD is the price of all answers of teacher and judge. Which differences are more than chance: "

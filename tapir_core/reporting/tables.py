@@ -196,9 +196,17 @@ def mfd_table(summary: types.RoundSummary) -> Table:
 def accuracy_table(summary: types.RunSummary) -> Table:
     """The held-out score by task type: backbone, S_0 and the last student."""
     students = {formats.student_name(each.number): each for each in formats.first_two_and_last(summary.by_round)}
-    of_scores = sentences.score_note(each.score("test") for each in students.values())
-    note = sentences.together(("n counts what failed, too.", of_scores, sentences.format_note(summary)))
-    return task_types_table(f"{formats.metric_name(summary.metric).capitalize()} by task type (test)", students, note)
+    return task_types_table(
+        f"{formats.metric_name(summary.metric).capitalize()} by task type (test)",
+        students,
+        sentences.together(
+            (
+                "n counts what failed, too.",
+                sentences.score_note(each.score("test") for each in students.values()),
+                sentences.format_note(summary),
+            )
+        ),
+    )
 
 
 def task_types_table(title: str, students: Mapping[str, types.RoundSummary | None], note: str) -> Table:
@@ -227,12 +235,16 @@ def students_table(summary: types.RunSummary, numbers: Sequence[int]) -> Table:
 
 def metric_table(students: Sequence[types.RoundSummary], metric: str) -> Table:
     """One metric of the held-out set by student and split."""
-    scores = {
-        (formats.student_name(each.number), split): each.score(split, metric=metric)
-        for each in students
-        for split in ("dev", "test")
-    }
-    return _scores_table(metric, "", ("Student", "Split"), scores)
+    return _scores_table(
+        metric,
+        "",
+        ("Student", "Split"),
+        {
+            (formats.student_name(each.number), split): each.score(split, metric=metric)
+            for each in students
+            for split in ("dev", "test")
+        },
+    )
 
 
 _JUDGED: dict[str, tuple[str, Callable[[types.Score], str]]] = {
@@ -280,9 +292,8 @@ def _scores_table(
     metric: str, whose: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], types.Score | None]
 ) -> Table:
     name = formats.metric_name(metric).capitalize()
-    title = ("Held-out accuracy" if metric == ACCURACY else name) + whose
     return Table(
-        title,
+        ("Held-out accuracy" if metric == ACCURACY else name) + whose,
         (*columns, f"{name}, %", "95 % interval", "n", "Failed"),
         tuple(
             (

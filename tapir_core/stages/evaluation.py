@@ -53,11 +53,6 @@ def heldout_stages(config: RunConfig) -> list[StageAt]:
     return planned(config, pool.HELDOUT.at(), pool.JUDGED_HELDOUT.at())
 
 
-def _scored_from(config: RunConfig, at: StageAt) -> list[StageAt]:
-    said = planned(config, VERIFY_HELDOUT.at(at.round), JUDGE_HELDOUT.at(at.round))
-    return [*heldout_stages(config), ANSWER_HELDOUT.at(at.round), *said]
-
-
 def _score_settings(config: RunConfig, _: StageAt) -> Fields:
     """How answers are drawn; who marks them, where that is a verifier; of a judged set, whose verdicts make figures."""
     judged, marks = config.data.judged, pool.verifier_fields(config, "heldout") if config.data.references else {}
@@ -174,7 +169,10 @@ EVALUATE = declare(
         row="a figure: a split, a task type",
         version=2,
         when=_has_heldout,
-        reads=_scored_from,
+        reads=lambda c, at: [
+            *(*heldout_stages(c), ANSWER_HELDOUT.at(at.round)),
+            *planned(c, VERIFY_HELDOUT.at(at.round), JUDGE_HELDOUT.at(at.round)),
+        ],
         settings=_score_settings,
         files=lambda c, _: students.judge_prompts(c) if c.data.judged else [],
     )

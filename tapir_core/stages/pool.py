@@ -34,8 +34,11 @@ def several_fields(config: RunConfig) -> Fields:
     teacher = config.teacher
     if teacher.answers_per_prompt == 1:
         return {}
-    only_best = teacher.answers_used == "best"
-    return {"answers": teacher.answers_per_prompt, "only_best": only_best, **verifier_fields(config, "filter")}
+    return {
+        "answers": teacher.answers_per_prompt,
+        "only_best": teacher.answers_used == "best",
+        **verifier_fields(config, "filter"),
+    }
 
 
 def verifier_fields(config: RunConfig, use: VerifierUse) -> Fields:

@@ -536,16 +536,15 @@ SCORE = declare(
 )
 
 
-def _rolled_out(config: RunConfig, at: StageAt) -> list[StageAt]:
-    """What the student answered for the training, and what the teacher says of it, where the round learns from that."""
-    return planned(config, ROLLOUT.at(at.round), SCORE.at(at.round))
-
-
 TRAIN = declare(
     Stage(
         name="train",
         folder=CHECKPOINT,
-        reads=lambda c, at: [MIX.at(at.round), *([_student(at)] if at.round else []), *_rolled_out(c, at)],
+        # What the student answered for the training, and what the teacher says of it, where the round learns from that.
+        reads=lambda c, at: [
+            *(MIX.at(at.round), *([_student(at)] if at.round else [])),
+            *planned(c, ROLLOUT.at(at.round), SCORE.at(at.round)),
+        ],
         settings=lambda c, at: tuning_fields(c, at.number),
         files=lambda _, at: [CHAT_TEMPLATE, *([] if at.round else ["backbone"])],
         trains=True,

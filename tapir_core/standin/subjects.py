@@ -171,23 +171,21 @@ _UP = [(small, large) for large, small in _STEPS]
 
 
 def _draw_conversion(level: int, rng: random.Random) -> family.Slots:
-    pairs = list({3: _UP, 5: _LEAPS}.get(level, _STEPS))
     amount = {2: str(rng.randint(100, 999)), 4: f"{rng.randint(1, 99)}.{rng.randint(1, 9)}"}.get(
         level, str(rng.randint(2, 99))
     )
-    source, target = rng.choice(pairs)
+    source, target = rng.choice(list({3: _UP, 5: _LEAPS}.get(level, _STEPS)))
     return {"amount": amount, "source": source, "target": target}
 
 
 def _solve_conversion(slots: family.Slots) -> family.Solution:
     amount, pair = Decimal(slots["amount"]), (slots["source"], slots["target"])
     is_up, whole = pair in _UP, "." not in slots["amount"]
-    units = _LEAPS.get(pair, pair)
     level = 3 if is_up else 5 if pair in _LEAPS else 4 if not whole else 1 if amount <= 99 else 2
     if amount == 0 or (level in (3, 5) and not whole):
         raise ValueError(f"{slots['amount']} {pair[0]} are not asked for")
     steps: list[str] = []
-    for large, small in [pair[::-1]] if is_up else pairwise(units):
+    for large, small in [pair[::-1]] if is_up else pairwise(_LEAPS.get(pair, pair)):
         factor = _STEPS[large, small]
         # A place for each zero of the factor; the first unit's own amount comes before.
         shifted = [amount.scaleb(-place if is_up else place) for place in range(1 if steps else 0, len(str(factor)))]

@@ -145,8 +145,11 @@ def gather_stats(engine: sa.Engine) -> StoreStats:
             for row in connection.execute(_sums(engine, *names, answers.c.status))
         )
         reused = read_reuse(connection)
-    groups = (_group(name, rows, reused.get(name, 0)) for name, rows in sorted(named.items()))
-    return StoreStats(shown_url(engine.url), store_size(engine), tuple(groups))
+    return StoreStats(
+        shown_url(engine.url),
+        store_size(engine),
+        groups=tuple(_group(name, rows, reused.get(name, 0)) for name, rows in sorted(named.items())),
+    )
 
 
 def store_size(engine: sa.Engine) -> StoreSize:

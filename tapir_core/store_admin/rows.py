@@ -287,8 +287,7 @@ def copy_answers(source: sa.Engine, target: sa.Engine) -> Inserted:
         TapirError: ``target`` cannot be written; rows inserted before stay, and the same copy continues.
     """
     done = Inserted()
-    _insert(target, sound_rows(source, done.read), done)
-    return done
+    return _insert(target, sound_rows(source, done.read), done)
 
 
 def import_replies(engine: sa.Engine, replies: Iterable[tuple[types.Request, str]]) -> Inserted:
@@ -302,11 +301,11 @@ def import_replies(engine: sa.Engine, replies: Iterable[tuple[types.Request, str
         store_rows.make_row(request.key, request, wire.Reply(types.Answer(text, words.WHOLE, 0, 0), types.Spend()))
         for request, text in replies
     )
-    _insert(engine, filter(done.read.take, rows), done)
-    return done
+    return _insert(engine, filter(done.read.take, rows), done)
 
 
-def _insert(engine: sa.Engine, rows: Iterator[StoredRow], done: Inserted) -> None:
+def _insert(engine: sa.Engine, rows: Iterator[StoredRow], done: Inserted) -> Inserted:
+    """``done``, to which the result of inserting ``rows`` is added."""
     while some := list(islice(rows, ROWS_PER_COMMIT)):
         with changing(engine) as connection:
             stored = store_rows.insert_rows(connection, some)
@@ -325,6 +324,7 @@ def _insert(engine: sa.Engine, rows: Iterator[StoredRow], done: Inserted) -> Non
         done.already_there += len(stored) - len(others)
         done.different += len(others)
         done.listed += others[: LISTED - len(done.listed)]
+    return done
 
 
 def row_faults(row: StoredRow) -> list[Fault]:

@@ -120,8 +120,11 @@ class RunReader:
             waves = self.waves(number) if number is not None and number > 0 else []
             return [step for at in whole for step in stages.with_steps(config, at, waves) if step.stage.line == name]
         if number is None:
-            judged = config.evaluation.judged.items()
-            return [StageAt(name, benchmark=each, model=model) for each, of in judged for model in of.outputs]
+            return [
+                StageAt(name, benchmark=each, model=model)
+                for each, of in config.evaluation.judged.items()
+                for model in of.outputs
+            ]
         return [StageAt(name, number, benchmark=each) for each in config.evaluation.asked]
 
 
@@ -323,11 +326,20 @@ def _decontamination(reader: RunReader) -> types.Decontamination | None:
     questions |= {} if asked is None else dict(sorted(Counter(asked["benchmark"]).items()))
     in_pool = Counter(rows.filter(pl.col("place").str.starts_with("pool"))["benchmark"])
     everywhere = Counter(rows["benchmark"])
-    hits = [
-        {"benchmark": name, "questions": n, "pool": in_pool[name], "expansion": everywhere[name] - in_pool[name]}
-        for name, n in questions.items()
-    ]
-    return types.Decontamination(pl.DataFrame(hits), rows.select("place", *stages.CONTAMINATED.columns))
+    return types.Decontamination(
+        pl.DataFrame(
+            [
+                {
+                    "benchmark": name,
+                    "questions": n,
+                    "pool": in_pool[name],
+                    "expansion": everywhere[name] - in_pool[name],
+                }
+                for name, n in questions.items()
+            ]
+        ),
+        rows.select("place", *stages.CONTAMINATED.columns),
+    )
 
 
 def read_progress(reader: RunReader, likely_hours: Mapping[str, float]) -> types.RunProgress:
@@ -387,10 +399,13 @@ def measure_gain(reader: RunReader, before: int, after: int) -> types.Gain | Non
     marks = [marks_on_test(reader, number) for number in (before, after)]
     if not all(marks):
         return None
-    found = statistics.compare_paired(
-        marks[1], marks[0], max_failed_share=max_failed_share(reader.run.config), unit="instructions"
+    return types.Gain(
+        before,
+        after,
+        statistics.compare_paired(
+            marks[1], marks[0], max_failed_share=max_failed_share(reader.run.config), unit="instructions"
+        ),
     )
-    return types.Gain(before, after, found)
 
 
 def max_failed_share(config: RunConfig) -> float:

@@ -36,8 +36,10 @@ class Usage:
     @classmethod
     def of(cls, counts: Mapping[str, float]) -> "Usage":
         """What the counts of a manifest say."""
-        names = ("calls", "stored", "prompt_tokens", "completion_tokens")
-        return cls(**{name: int(counts.get(name, 0)) for name in names}, usd=counts.get("usd", 0.0))
+        return cls(
+            **{name: int(counts.get(name, 0)) for name in ("calls", "stored", "prompt_tokens", "completion_tokens")},
+            usd=counts.get("usd", 0.0),
+        )
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
