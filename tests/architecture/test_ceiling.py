@@ -35,9 +35,9 @@ CEILINGS = {
     "tapir_core/store_admin": 332,
     "tapir_core/summary": 473,
     "tasks": 2110,
-    "tasks/engines": 1768,
+    "tasks/engines": 1767,
     "tasks/engines/in_vllm": 29,
-    "tasks/engines/training": 1454,
+    "tasks/engines/training": 1450,
 }
 """Folder → most statements, without those of the folders below it."""
 
