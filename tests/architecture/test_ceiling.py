@@ -34,7 +34,7 @@ CEILINGS = {
     "tapir_core/standin": 816,
     "tapir_core/store_admin": 332,
     "tapir_core/summary": 473,
-    "tasks": 2110,
+    "tasks": 2093,
     "tasks/engines": 1767,
     "tasks/engines/in_vllm": 29,
     "tasks/engines/training": 1450,
