@@ -16,7 +16,7 @@ SLACK = 15
 
 CEILINGS = {
     "flows": 1240,
-    "flows/commands": 1148,
+    "flows/commands": 1130,
     "flows/commands/diagnosis": 490,
     "flows/prefect_server": 334,
     "tapir_core": 1934,
