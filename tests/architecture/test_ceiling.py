@@ -17,7 +17,7 @@ SLACK = 15
 CEILINGS = {
     "flows": 1240,
     "flows/commands": 1130,
-    "flows/commands/diagnosis": 490,
+    "flows/commands/diagnosis": 485,
     "flows/prefect_server": 334,
     "tapir_core": 1934,
     "tapir_core/calls": 2449,
