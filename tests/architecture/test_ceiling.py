@@ -18,7 +18,7 @@ CEILINGS = {
     "flows": 1240,
     "flows/commands": 1130,
     "flows/commands/diagnosis": 485,
-    "flows/prefect_server": 334,
+    "flows/prefect_server": 330,
     "tapir_core": 1934,
     "tapir_core/calls": 2449,
     "tapir_core/comparison": 701,
