@@ -133,8 +133,7 @@ def round_flow(ref: RunRef, number: int, until: str | None = None) -> dict[str, 
             found["examples"] = made.rows
         elif at.name in (SELECT.name, SCORE.name):
             found |= {"seeds": made.rows} if at.name == SELECT.name else {}
-            is_open = run.holds(TRAIN.at(number)) is None
-            if is_open and (reason := run_state.stop_reason(run, number)) is not None:
+            if run.holds(TRAIN.at(number)) is None and (reason := run_state.stop_reason(run, number)) is not None:
                 return {**found, "stopped": reason}
     if stages[-1] not in wanted:
         return {**found, "stopped": f"{wanted[-1]} was asked for and nothing after it"}
@@ -217,14 +216,13 @@ def evaluate_students(
     With ``also_terminal`` judges of benchmarks are asked anew where they failed for good.
     """
     run = RunFolder(ref)
-    numbers = [each for each in compared if isinstance(each, int)]
     with live_spend(ref, run_state.scoring_stages(run, compared, benchmarks)):
         run_stages(ref, _read_first(run, compared, benchmarks))
         for who in sorted(compared, key=lambda each: isinstance(each, str)):
             stages = run_state.scoring_stages(run, [who], benchmarks)
             with tags(who if isinstance(who, str) else _tag(who)):
                 run_stages(ref, stages, again=lambda at: also_terminal and _forget_failed(run, at))
-    artifacts.publish_scores(ref, numbers)
+    artifacts.publish_scores(ref, [each for each in compared if isinstance(each, int)])
     artifacts.publish_run(ref)
 
 

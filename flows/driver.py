@@ -21,9 +21,7 @@ from tapir_core.storage import Storage
 from tasks import input_files, runtime
 from tasks.engines import backbone, machine
 from tasks.engines.endpoints import Endpoints, endpoint_source
-
-Say = Callable[[str], None]
-"""Tells the user what is going on, a line at a time."""
+from tasks.input_files import Say
 
 Look = Callable[[RunConfig, Mapping[str, str]], list[str]]
 """Finds what a configuration lacks on this machine, given the environment's variables; a line each."""
@@ -157,8 +155,9 @@ def probing_engine(run: RunFolder, root: str, say: Say) -> Iterator[probing.Ask]
 
         def ask(field: str, endpoint: EndpointConfig, request: Request) -> Outcome:
             try:
-                source = endpoint_source(endpoint.live, endpoints, field)
-                [outcome] = engine.ask([replace(request, run=run.ref.name)], source)
+                [outcome] = engine.ask(
+                    [replace(request, run=run.ref.name)], endpoint_source(endpoint.live, endpoints, field)
+                )
             except errors.MissingPrerequisite as error:
                 return Failure("connection", str(error))
             if isinstance(outcome, Failure) and outcome.kind in ("bad_request", "used_up", "no_answer"):

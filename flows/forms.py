@@ -242,8 +242,9 @@ def retry_judge_from_form(
         go_on: Redo the stages that the new verdicts change, and go on to the run's end. Off: they are only named.
     """
     ref, say, told = RunRef(driver.worker_root(), run), get_run_logger().info, list[str]()
-    number, tell = round_number or None, told.append
-    summary = whole_run.retry_run(ref, number, _do, tell, say=say, also_terminal=also_terminal, go_on=go_on)
+    summary = whole_run.retry_run(
+        ref, round_number or None, _do, told.append, say=say, also_terminal=also_terminal, go_on=go_on
+    )
     return sentences.together((*told, sentences.state(summary)))
 
 
@@ -400,10 +401,11 @@ def compare_from_form(
     name = asked.plan.comparison.name
 
     def drive_below(matched: matching.MatchedRun) -> None:
-        def work(ref: RunRef) -> None:  # names the flow run
-            whole_run.drive_matched(matched, _distil, train.count_round, say=get_run_logger().info)
-
-        _in_flow_run(matched.planned(), matched.ref, work)
+        _in_flow_run(
+            matched.planned(),
+            matched.ref,
+            lambda ref: whole_run.drive_matched(matched, _distil, train.count_round, say=get_run_logger().info),
+        )
 
     tag_flow_run(f"comparison-{name}", name=name)
     with heed_suspension(lambda: "Runs that are finished stay finished."):
@@ -422,11 +424,13 @@ def _show_arms(compared: figures.ComparedArms, written: str) -> str:
 
 
 def _in_flow_run(config: RunConfig, ref: RunRef, work: Callable[..., Any]) -> None:
-    """Do the work on a run in a flow run of its own below the form's, once the machine is free."""
-    # Made anew for each, for what a flow is given stands on its page.
-    child = project_flow("distill", run_name="{ref.name}", child=True)(work)
+    """Do the work on a run in a flow run of its own below the form's, once the machine is free.
+
+    The parameter of ``work`` is called `ref`: it names the flow run.
+    """
     with machine_for(config, "distil"), tags(TAG, f"run-{ref.name}"):
-        child(ref)
+        # Made anew for each, for what a flow is given stands on its page.
+        project_flow("distill", run_name="{ref.name}", child=True)(work)(ref)
 
 
 @form_flow("sweep-backbones", run_name="sweep-{backbones}")
@@ -450,8 +454,9 @@ def sweep_from_form(
         _in_flow_run(run.config, run.ref, lambda ref: distill.fn(ref, until))
 
     with heed_suspension(lambda: "Backbones that are done stay done."):
-        show = partial(artifacts.publish_sweep, sweep.curriculum.name)
-        swept = series.finish_sweep(sweep, distil_below, show, say=get_run_logger().info)
+        swept = series.finish_sweep(
+            sweep, distil_below, partial(artifacts.publish_sweep, sweep.curriculum.name), say=get_run_logger().info
+        )
     failed = not all(each.is_well for each in swept)
     return (states.Failed if failed else states.Completed)(message=run_state.sweep_sentence(swept))
 

@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 
-from flows.driver import Say, check_settings, read_config
+from flows.driver import check_settings, read_config
 from flows.whole_run import Distil, drive, is_finished, lacks_baseline
 from tapir_core import errors, paths, run_state
 from tapir_core.calls import AnswerStore, store_url
@@ -28,7 +28,13 @@ from tapir_core.reporting import arms_report, sentences, side_by_side
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES
 from tapir_core.summary import formats, require_figures, summarise
-from tasks import input_files
+from tasks.input_files import Say, gather_files
+
+_OTHER_CODE = (
+    "remove it to run it again, give another folder of results or another root, or go on with the version of tapir "
+    "that made it"
+)
+"""What to do about a run that other code made than would run now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ def read_asked(
     chosen = () if show else plan.choose(arms, [int(each) for each in seeds])
     for arm in () if show else plan.arms:
         check_settings(plan.config(plan.run(arm.name, plan.comparison.run_seeds[0])), source=f"arm {arm.name}")
-    return Asked(plan, chosen, ResultsFolder(Path(results), plan, input_files.gather_files) if results else None)
+    return Asked(plan, chosen, ResultsFolder(Path(results), plan, gather_files) if results else None)
 
 
 def find_finished(plan: ComparisonPlan) -> list[PlannedRun]:
@@ -119,7 +125,7 @@ def run_comparison(
         _check_goes_on(elsewhere | {f"run {each.ref.name}": RunFolder(each.ref).stage_versions for each in finished})
         for each in brought.values():
             now = plan.config(left[0])
-            _check_shipped(each, shipped_versions(now, input_files.gather_files(now)), "what is run now")
+            _check_shipped(each, shipped_versions(now, gather_files(now)), "what is run now")
     took = [(each.arm, summarise(RunFolder(each.ref)).busy_seconds) for each in finished]
     failed: dict[str, errors.TapirError] = {}
     ended = len(here | brought.keys())
@@ -207,16 +213,17 @@ def read_comparison(
     return replace(
         compared,
         conditions=arms_report.conditions_of(
-            reference, {**input_files.gather_files(reference), **shipped}, plan.comparison, others=others
+            reference, {**gather_files(reference), **shipped}, plan.comparison, others=others
         ),
     )
 
 
 def _fits(plan: ComparisonPlan, made: ArmOutcome, outcomes: Iterable[ArmOutcome]) -> bool:
     """Whether a run is matched to the reference of its run seed, where that is among ``outcomes``."""
-    references = [each for each in outcomes if (each.arm.name, each.run_seed) == (plan.reference, made.run_seed)]
     return all(
-        matching.is_matched(matching.targets_of(made.arm, each.trainings), made.trainings) for each in references
+        matching.is_matched(matching.targets_of(made.arm, each.trainings), made.trainings)
+        for each in outcomes
+        if (each.arm.name, each.run_seed) == (plan.reference, made.run_seed)
     )
 
 
@@ -230,8 +237,7 @@ def _check_goes_on(made: Mapping[str, Mapping[str, int]]) -> None:
             if version != (now := _now(stage)):
                 raise errors.ConfigError(
                     f"{name}: version {version} of stage {stage} made it, and what is run now would be of version "
-                    f"{now}; remove it to run it again, give another folder of results or another root, or go on with "
-                    "the version of tapir that made it"
+                    f"{now}; {_OTHER_CODE}"
                 )
 
 
@@ -252,8 +258,7 @@ def _check_shipped(made: ArmOutcome, other: Mapping[str, str], whose: str) -> No
     for name, version in made.shipped.items():
         if version != other.get(name, version):
             raise errors.ConfigError(
-                f"{made.source}: {name} {version} made it, and {other[name]} {whose}; remove it to run it again, give "
-                "another folder of results or another root, or go on with the version of tapir that made it"
+                f"{made.source}: {name} {version} made it, and {other[name]} {whose}; {_OTHER_CODE}"
             )
 
 
@@ -298,9 +303,8 @@ def finish_comparison(
     shown = show(compared, arms_report.write_arms(compared, asked.plan.root)) if compared.rows else ""
     if failed:
         capped = any(isinstance(each, errors.BudgetReached) for each in failed.values())
-        told = [f"{run}: {error}" for run, error in failed.items()]
         raise (errors.BudgetReached if capped else errors.TapirError)(
-            "\n".join([f"{len(failed)} runs are not finished:", *told])
+            "\n".join([f"{len(failed)} runs are not finished:", *(f"{run}: {error}" for run, error in failed.items())])
         )
     return shown
 
@@ -315,14 +319,16 @@ def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequ
     source = str(config or listed.config)
     curriculum = load.load_config(source, overrides)
     shared = [] if curriculum.budget.shared else [f"budget.shared={curriculum.run.name}"]
-    ref = RunRef(curriculum.run.root, curriculum.run.name)
-    return run_state.Sweep(source, (*shared, *overrides), ref, listed.backbones)
+    return run_state.Sweep(
+        source, (*shared, *overrides), RunRef(curriculum.run.root, curriculum.run.name), listed.backbones
+    )
 
 
 def _config_of(sweep: run_state.Sweep, entry: presets.BackboneEntry, say: Say = lambda _: None) -> RunConfig:
     """The configuration of a backbone's run."""
-    name = f"{sweep.curriculum.name}-{entry.name}"
-    return read_config(sweep.source, [*sweep.overrides, *presets.settings_of(entry)], name, say=say)
+    return read_config(
+        sweep.source, [*sweep.overrides, *presets.settings_of(entry)], f"{sweep.curriculum.name}-{entry.name}", say=say
+    )
 
 
 def estimate_sweep(sweep: run_state.Sweep, gpus: int) -> dict[str, Estimate]:
@@ -399,7 +405,7 @@ def _sweep_backbone(sweep: run_state.Sweep, entry: presets.BackboneEntry, distil
     outcome: run_state.Outcome = "finished before"
     try:
         config = _config_of(sweep, entry, say)
-        if run_state.lacks_run(config, input_files.gather_files(config)) or lacks_baseline(RunFolder(run)):
+        if run_state.lacks_run(config, gather_files(config)) or lacks_baseline(RunFolder(run)):
             drive(config, distil, say=say)
             outcome = "finished"
         summary = summarise(RunFolder(run))

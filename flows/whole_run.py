@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from flows.driver import Say, check_settings, hold_known_run, hold_run, is_done
+from flows.driver import check_settings, hold_known_run, hold_run, is_done
 from tapir_core import errors, paths, run_files, run_state
 from tapir_core.comparison import baseline, matching
 from tapir_core.comparison.outcome import Training, read_training, read_trainings
@@ -26,7 +26,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import MIX, POOL, TRAIN, Compared
 from tapir_core.summary import require_figures, summarise, types
 from tasks.engines import machine
-from tasks.input_files import gather_files
+from tasks.input_files import Say, gather_files
 
 T = TypeVar("T")
 Work: TypeAlias = Literal["distil", "judge", "evaluate", "show"]
@@ -144,8 +144,10 @@ def retry_run(
         nothing = sentences.nothing_to_retry(also_terminal=also_terminal)
         tell(sentences.changes(changed, redone=go_on) if again or changed else nothing)
         if changed and not go_on:
-            command = f"`tapir retry-judge {ref.name} --continue`"
-            tell(f"Redo them with {command} (in the UI: Continue the run), or with the run's own command.")
+            tell(
+                f"Redo them with `tapir retry-judge {ref.name} --continue` (in the UI: Continue the run), or with the "
+                "run's own command."
+            )
     if go_on:
         drive_baseline(run, distil, say=say)
     summary = baseline.with_baseline(summarise(run), run)
@@ -214,7 +216,11 @@ def drive_matched(
     sizes = matched.sizes
     if matched.bought:
         say(f"{matched.ref.name}: {matched.bought}")
-        drive.make_pool(sizes)
+        # Refused before any call for it: a pool with fewer instructions than this run buys answers to.
+        with drive.open(sizes) as run:
+            if run.holds(POOL.at()) is None:
+                estimated(run, "pool")
+            matched.check_pool(run.rows(POOL.at()).height)
     for number, target in matched.targets.items():
         sizes = drive.match_round(number, target, sizes)
     with drive.open(sizes) as run:
@@ -254,19 +260,13 @@ class _Drive:
         if resized and not self.follows:
             with hold_run(matching.with_sizes(config, kept), say=say):
                 pass
-        probe, amend = not self.follows, resized or self.follows
-        with hold_run(matching.with_sizes(config, sizes), say=say, amend=amend, probe=probe) as run:
+        with hold_run(
+            matching.with_sizes(config, sizes), say=say, amend=resized or self.follows, probe=not self.follows
+        ) as run:
             for source in self.matched.earlier:
                 if taken := run_files.take_over(source, run):
                     say(f"{len(taken)} finished stages taken over from {source.ref.name}, up to {taken[-1]}")
             yield run
-
-    def make_pool(self, sizes: Mapping[int, matching.Size]) -> None:
-        """Make the pool; refuse one with fewer instructions than this run buys answers to, before any call for it."""
-        with self.open(sizes) as run:
-            if run.holds(POOL.at()) is None:
-                self.distil(run, "pool")
-            self.matched.check_pool(run.rows(POOL.at()).height)
 
     def match_round(self, number: int, target: Training, sizes: dict[int, matching.Size]) -> dict[int, matching.Size]:
         """Make the mixture of a round until it fits; the sizes with which it does."""
@@ -277,8 +277,7 @@ class _Drive:
             tokens = f"{name}, round {number}: {made.tokens:,} tokens for {target.tokens:,}"
             fits = matching.is_match(target, made, tries=matching.MOST_TRIES if kept else tries)
             examples = asked if fits else matching.next_examples(target, made, asked)
-            trained = made.examples if fits else examples
-            batch_size = matching.suited_batch_size(target, trained, made.epochs, usual)
+            batch_size = matching.suited_batch_size(target, made.examples if fits else examples, made.epochs, usual)
             sizes = sizes | {number: matching.Size(examples, batch_size)}
             if fits:
                 self.say(f"{tokens} of the reference")

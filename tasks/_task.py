@@ -164,8 +164,9 @@ def stage_task(
             with current(run).progress.stage(at):
                 worked = function(run, at)
                 current(run).check_lease()
-                counts = {**worked.counts, "seconds": round(time.monotonic() - started, 1)}
-                made = run.write(at, worked.rows, counts=counts)
+                made = run.write(
+                    at, worked.rows, counts={**worked.counts, "seconds": round(time.monotonic() - started, 1)}
+                )
             current(run).forget_tables()
             return made
 

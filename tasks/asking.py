@@ -123,8 +123,7 @@ def ask_plainly(
         for row in rows.iter_rows(named=True)
         for sample in range(samples)
     ]
-    watched = _by_row(watch(run, at, counts_as), samples, counts_as)
-    outcomes = current(run).calls.ask(requests, model.source, watched)
+    outcomes = current(run).calls.ask(requests, model.source, _by_row(watch(run, at, counts_as), samples, counts_as))
     texts = [each.text for each in outcomes if isinstance(each, calls.Answer)]
     for mark, count in Counter(map(words.unknown_mark, texts)).most_common(1):
         if mark and len(texts) >= FEWEST_ASKED and 2 * count > len(texts):
@@ -303,14 +302,15 @@ def answer_rows(
     return worked(frame, counts, asked, list(map(counts_as, outcomes)))
 
 
-AnswerPair = Mapping[str, str]
-"""instruction_id, instruction, system, reference, teacher (its response), student (its response)."""
 VerdictKey = tuple[str, str]
 """An instruction's id with the order in which it is judged; in pointwise mode, with whose answer is judged."""
 
 
-def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[AnswerPair]) -> dict[VerdictKey, str]:
-    """The judge's prompts for ``rows``, in their order; in pairwise mode with both answers, in each order."""
+def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[Mapping[str, str]]) -> dict[VerdictKey, str]:
+    """The judge's prompts for ``rows``, in their order; in pairwise mode with both answers, in each order.
+
+    A row has instruction_id, instruction, system, reference, teacher (its response) and student (its response).
+    """
     mode = mode_of(judge)
     return {
         (row["instruction_id"], place): mode.render(prompt, row, place) for row, place in product(rows, mode.places())
@@ -345,8 +345,9 @@ def ask_judge(
 ) -> dict[VerdictKey, calls.Parsed[Any]]:
     """The parsed replies of one judge to ``texts``."""
     settings, requests = runtime.config.judge, judge_requests(runtime, judge, prompt, texts)
-    read = verdict_reader(settings, requests)
-    asked = calls.ask_read(runtime.calls, requests, judge.source, read, settings.reasks, watch)
+    asked = calls.ask_read(
+        runtime.calls, requests, judge.source, verdict_reader(settings, requests), settings.reasks, watch
+    )
     return dict(zip(texts, asked, strict=True))
 
 

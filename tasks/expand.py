@@ -152,8 +152,7 @@ def gate_wave(run: RunFolder, at: stages.StageAt) -> Worked:
     rows = _with(screened_rows(run, at).drop("response", "gate"), examined.rename({"task_type": "label"}))
     verifier = run.config.judge.verifies("filter")
     marks = judge.verify_answers(run, at, verifier, rows.with_columns(reference=pl.lit(None, pl.String)))
-    wrong = judge.wrong_answers(marks.rows) if verifier else None
-    gates = curriculum.paid_gates(_lacks(run, at), delta, wrong)
+    gates = curriculum.paid_gates(_lacks(run, at), delta, judge.wrong_answers(marks.rows) if verifier else None)
     gated = _worked(curriculum.file_by_label(curriculum.apply_gates(rows, gates)))
     return Worked(gated.rows, {**gated.counts, **marks.counts})
 

@@ -196,8 +196,7 @@ def check_stored(run: RunFolder, at: StageAt) -> None:
     Raises:
         ConfigError: some would be paid for again.
     """
-    scored = run.rows(at).filter(status="scored")
-    asking.demand_stored(run, at, asked_for(run, at, scored), "the run's own command")
+    asking.demand_stored(run, at, asked_for(run, at, run.rows(at).filter(status="scored")), "the run's own command")
 
 
 def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> list[Request]:
@@ -313,8 +312,7 @@ def verify_answers(run: RunFolder, at: StageAt, verifier: VerifierConfig | None,
             f"the module of judge.verifier {verifier.function!r} was edited while run {run.ref.name!r} works; put it "
             "back and run the same command again, or run it with --amend"
         )
-    answers = rows.select("instruction", "response", "reference").rows()
-    marks = score_rows(verifier, answers, current(run).scripts(at))
+    marks = score_rows(verifier, rows.select("instruction", "response", "reference").rows(), current(run).scripts(at))
     kinds = Counter(mark.reason.partition(":")[0] for mark in marks if mark.reason is not None)
     failed, accepted = kinds.total() - kinds["none"], run.config.calls.max_failed_share
     if len(marks) >= FEWEST_ASKED and failed > accepted * len(marks):

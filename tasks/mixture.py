@@ -92,8 +92,7 @@ def hard_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
         .filter(pl.col("origin") != "easy")
         .select("instruction_id", "task_type")
     )
-    texts = round_pool(run, at.number + 1).drop("task_type")
-    rows = drawn.join(texts, on="instruction_id", maintain_order="left")
+    rows = drawn.join(round_pool(run, at.number + 1).drop("task_type"), on="instruction_id", maintain_order="left")
     return rows if run.config.refines(at.number) else rows.clear()
 
 

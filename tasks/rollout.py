@@ -166,19 +166,20 @@ def score_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worke
         if any(known := _students_word(run, at, taught)):
             found.append(scoring.check_lead(scorer.word_on(taught), known))
         else:
-            unseen = f"{len(taught)} of its answers are new to the student, and of none the student's word is stored"
-            tell(logging.WARNING, f"{at}: whether the teacher leads the student is not checked: {unseen}")
+            tell(
+                logging.WARNING,
+                f"{at}: whether the teacher leads the student is not checked: {len(taught)} of its answers are new to "
+                "the student, and of none the student's word is stored",
+            )
         _require(run, at, "teacher", *found)
-    names = rows.select("instruction_id", "sample").iter_rows()
     made = [
         (*name, *_cells(each.tokens))
-        for name, each in zip(names, outcomes, strict=True)
+        for name, each in zip(rows.select("instruction_id", "sample").iter_rows(), outcomes, strict=True)
         if isinstance(each, Answer) and each.tokens is not None
     ]
     frame = pl.DataFrame(made, schema=stages.SCORE.columns, orient="row")
     counts = asking.count_paid(outcomes) | curriculum.measure_rollouts(rows, frame)
-    shown = rows.select("instruction_id", instruction=pl.col("instruction_id"))
-    return asking.worked(frame, counts, shown, outcomes)
+    return asking.worked(frame, counts, rows.select("instruction_id", instruction="instruction_id"), outcomes)
 
 
 def _cells(tokens: Tokens) -> tuple[object, ...]:

@@ -20,7 +20,7 @@ from tapir_core.config import EndpointConfig, ModelIdentity, VllmEndpoint
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, checkpoint_at
-from tasks.engines import backbone, machine, student_server, supervisor
+from tasks.engines import backbone, student_server, supervisor
 from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.progress import Progress
 
@@ -54,6 +54,8 @@ class Runtime:
             self._root,
             report=self.progress.note_current,
         )
+        self.gpus = self._endpoints.gpus
+        """This machine's, for a training beside servers that rest."""
         self._tables: dict[Hashable, pl.DataFrame] = {}
         self._reading = threading.RLock()
         self.checked: set[StageAt] = set()
@@ -186,11 +188,6 @@ class Runtime:
         if self.config.student.engine.served_by == "workers":
             self.students.stop()
         self._endpoints.free(needed)
-
-    @property
-    def gpus(self) -> machine.Gpus:
-        """This machine's, for a training beside servers that rest."""
-        return self._endpoints.gpus
 
     def student_at(self, number: int) -> student_server.Student:
         """The student after round ``number``, wherever it is served."""

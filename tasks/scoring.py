@@ -60,10 +60,9 @@ def check_own(scorer: Scorer, drawn: Sequence[Tokens]) -> Compared | None:
     It does not where ids are shifted, where another chat template renders the prompt, at another temperature. None, as
     of every check here: what it takes did not come.
     """
-    again = scorer.word_on([Scored(each.prompt, each.ids) for each in drawn])
     apart = [
         abs(now - then)
-        for one, other in zip(drawn, again, strict=True)
+        for one, other in zip(drawn, scorer.word_on([Scored(each.prompt, each.ids) for each in drawn]), strict=True)
         if other is not None
         for then, now in zip(one.log_probs, other.log_probs, strict=True)
     ]

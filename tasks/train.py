@@ -147,13 +147,12 @@ def average(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
     runtime, rounds = current(run), [each.number for each in AVERAGE.reads(run.config, at) if run.holds(each)]
     made = _attempt(run, at).absolute()
     with runtime.progress.stage(at):
-        checkpoints = [runtime.checkpoint(number).absolute() for number in rounds]
         # What a start that was killed has left is made anew.
         shutil.rmtree(made, ignore_errors=True)
         supervisor.run_module(
             "tasks.engines.average",
             made / CHECKPOINT,
-            *checkpoints,
+            *(runtime.checkpoint(number).absolute() for number in rounds),
             log_path=runtime.log("average"),
             name="the average of the students",
             check_stop=lambda: runtime.check_stop(at),
@@ -165,7 +164,13 @@ def _promote(run: RunFolder, at: StageAt, started: float, check: Callable[[], No
     """Make what its attempt made the student of a stage; ``check`` raises where this process may not."""
     check()
     made, checkpoint = _attempt(run, at), run.workplace.local(at.folder)
-    _link_checkpoint(made / CHECKPOINT, checkpoint)
+    # Linked, not moved: a kill before the manifest leaves the attempt whole.
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    shutil.copytree(
+        made / CHECKPOINT,
+        checkpoint,
+        copy_function=lambda file, copy: run_files.link_file(Path(file), Path(copy)) or shutil.copy2(file, copy),
+    )
     run_files.publish_stage(run, at)
     check()
     # The files that can change an answer. `training.json` holds times: with it equal weights would look different.
@@ -267,7 +272,6 @@ def _job(run: RunFolder, at: StageAt) -> launch.TrainingJob:
             f"curriculum.target_shares, or none is easy while the round's alpha is below 1; look at {mix.folder}, "
             'and give a broader pool, or choose seeds by `selection = { type = "hard_share" }`'
         )
-    settings = config.round(number) if number else config.basic_tuning
     folder = run_files.fetch_stage(run, mix)
     rollouts, scores = (_files(run, stage.at(number)) for stage in (ROLLOUT, SCORE))
     return launch.TrainingJob(
@@ -275,7 +279,7 @@ def _job(run: RunFolder, at: StageAt) -> launch.TrainingJob:
         mixture=tuple(folder / part.name for part in mixture.parts),
         output=_attempt(run, at),
         training=config.training.model_copy(update={"batch_size": config.batch_size(number)}),
-        epochs=settings.epochs,
+        epochs=(config.round(number) if number else config.basic_tuning).epochs,
         learning_rate=config.learning_rate(number),
         seed=randomness.derive_seed(config.run.seed, number, "train") % 2**31,
         chat_template=config.student.template,
@@ -299,16 +303,6 @@ def _attempt(run: RunFolder, at: StageAt) -> Path:
     key = run.key(at)
     assert key is not None, f"{at} before its inputs"
     return run.workplace.local(paths.attempt_folder(at.number, key))
-
-
-def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
-    """Give the attempt's files their place without moving them: a kill before the manifest leaves the attempt whole."""
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    shutil.copytree(
-        attempt,
-        checkpoint,
-        copy_function=lambda file, copy: run_files.link_file(Path(file), Path(copy)) or shutil.copy2(file, copy),
-    )
 
 
 def check_trainer(run: RunFolder) -> launch.RenderedChat:

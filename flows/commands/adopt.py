@@ -56,7 +56,6 @@ def adopt(
     given = sum(bool(row.answer) for row in found.rows)
     test = max(1, min(_TEST, int(_SHARE * rows)))
     dev = max(1, min(_DEV, test // 2))
-    held_out = found.held_out(int(_SPARE * (test + dev)), randomness.derive_rng(0, "adopt"))
     try:
         asked = init.Asked(
             str(pool),
@@ -81,7 +80,7 @@ def adopt(
             f"{config} is not written, for a question has no answer; give it at the terminal, or as --model, "
             "--address, --judge, --student, --usd and --price"
         ) from exc
-    trained = found.write(pool, held_out)
+    trained = found.write(pool, found.held_out(int(_SPARE * (test + dev)), randomness.derive_rng(0, "adopt")))
     config.write_text(init.text_of(asked, config, rows), encoding="utf-8")
     warned = sources.clean_pool(load.load_config(config)).lost
     lines = [

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from sqlalchemy.exc import SQLAlchemyError
 
 from flows.commands.terminal import Root, RunName, console, print_line, print_tables, run_ref, say
-from flows.driver import Say, run_lease
+from flows.driver import run_lease
 from tapir_core import calls, errors, paths, run_files, run_state, stages
 from tapir_core.comparison.baseline import read_baselines
 from tapir_core.data.dataset import kept_files
@@ -28,6 +28,7 @@ from tapir_core.store_admin.rows import is_there
 from tapir_core.summary import RunReader, read_progress, types
 from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
 from tasks.engines.training import launch
+from tasks.input_files import Say
 
 _RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about")
 _STAGES = ("round", "stage", "rows", "missing", "seconds")
@@ -153,9 +154,7 @@ def _usd(run: RunFolder) -> tuple[float | None, str]:
 
 def report(name: RunName, root: Root = "runs") -> None:
     """`tapir report`."""
-    folder = RunFolder(run_ref(name, root))
-    _ = folder.record
-    print_line(console, f"report: {write_report(folder)}")
+    print_line(console, f"report: {write_report(RunFolder(run_ref(name, root)))}")
 
 
 def move(

@@ -39,12 +39,10 @@ _BATCHES = (8, 16, 32, 64, 128)
 
 T = TypeVar("T")
 
-Pins = Literal["vllm-cpu", "vllm-cuda", "vllm-cuda-torch-2.11"]
-
 
 def setup(
     student: Annotated[
-        Pins | None,
+        Literal["vllm-cpu", "vllm-cuda", "vllm-cuda-torch-2.11"] | None,
         typer.Option(help="vLLM for processors or NVIDIA GPUs; left out, what this machine has.", show_default=False),
     ] = None,
     torch_index: Annotated[
@@ -269,7 +267,6 @@ def _count(asked: Asked) -> int:
 def text_of(asked: Asked, file: Path, rows: int) -> str:
     """The configuration, at most 30 lines; ``rows`` are the instructions that there are."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", file.stem).lstrip("-._") or "mine"
-    batches = [each for each in _BATCHES if each * _FEWEST_STEPS <= rows]
     template = jinja2.Template(
         Path(__file__).with_name("init.jinja2").read_text(encoding="utf-8"),
         undefined=jinja2.StrictUndefined,
@@ -278,6 +275,8 @@ def text_of(asked: Asked, file: Path, rows: int) -> str:
     )
     answer = 64 * math.ceil(1.25 * asked.longest / 64) or 512
     length = 256 * math.ceil((answer + 1.25 * asked.whole) / 256)
-    facts = {"asked": asked, "name": name, "file": file, "rows": rows, "answer_tokens": answer, "length": length}
-    facts["batch_size"] = max(batches, default=_BATCHES[0])
-    return f"{template.render(facts).strip()}\n"
+    batch_size = max((each for each in _BATCHES if each * _FEWEST_STEPS <= rows), default=_BATCHES[0])
+    text = template.render(
+        asked=asked, name=name, file=file, rows=rows, answer_tokens=answer, length=length, batch_size=batch_size
+    )
+    return f"{text.strip()}\n"

@@ -57,23 +57,22 @@ class CheckedJudge:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, every pair included."""
-        pairs = [
-            {
-                "id": result.pair.id,
-                "kind": result.pair.kind,
-                "task_type": result.pair.task_type,
-                "outcome": result.outcome,
-                "gaps": dict(result.gaps),
-            }
-            for result in self.results
-        ]
-        said = {"word": self.check.word, "objections": [reason for _, reason in self.check.objections]}
         return {
             "judge": self.judge,
-            **said,
+            "word": self.check.word,
+            "objections": [reason for _, reason in self.check.objections],
             **asdict(self.check, dict_factory=_told),
             "cost": self.cost,
-            "pairs": pairs,
+            "pairs": [
+                {
+                    "id": result.pair.id,
+                    "kind": result.pair.kind,
+                    "task_type": result.pair.task_type,
+                    "outcome": result.outcome,
+                    "gaps": dict(result.gaps),
+                }
+                for result in self.results
+            ],
         }
 
 
@@ -213,11 +212,11 @@ def _refuse_gaps(config: RunConfig, outcomes: Sequence[Outcome]) -> None:
 def _lines(found: CheckedJudge) -> list[str]:
     check, cost = found.check, found.cost
     reasons = "".join(f" · {count(rows)} {reason}" for reason, rows in check.reasons.items())
-    flipped = f"the winner changes with the order in {in_words(check.flipped, '.0%')}"
     return [
         f"order gap: {NOTHING}, for no pair was scored in both orders"
         if check.order_gap.value is None
-        else f"order gap: {in_words(check.order_gap, '+.2f', 'points')}; {flipped}",
+        else f"order gap: {in_words(check.order_gap, '+.2f', 'points')}; the winner changes with the order in "
+        f"{in_words(check.flipped, '.0%')}",
         f"hostile texts that moved it: {', '.join(check.moved) or 'none'}",
         f"unscored verdicts: {in_words(check.unscored, '.1%')}{reasons}",
         f"calls {count(cost['calls'])} · from the store {count(cost['stored'])} · tokens "

@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from flows.commands.terminal import print_tables, say
+from flows.commands.terminal import print_line, print_tables, say
 from flows.prefect_server.server import TAG, connect_prefect, ignore_settings
 from flows.whole_run import Work
 from tapir_core import errors, run_folder
@@ -147,8 +147,7 @@ def render_snapshot(snapshot: Snapshot, width: int) -> RenderableType:
     spent = Text(spend_line(snapshot.spend), style="dim" if at_work else "")
     if not at_work:
         return spent
-    names = ("Shards", "Rows", "Rows/s", "Time", "Missing")
-    figures = (Column(name, justify="right", no_wrap=True) for name in names)
+    figures = (Column(name, justify="right", no_wrap=True) for name in ("Shards", "Rows", "Rows/s", "Time", "Missing"))
     bar = [""] if width >= _WIDE else []
     table = Table(Column("Stage", no_wrap=True), *bar, *figures, box=None, padding=(0, 2, 0, 0), header_style="dim")
     for stage in at_work:
@@ -161,8 +160,7 @@ def render_snapshot(snapshot: Snapshot, width: int) -> RenderableType:
             formats.duration(stage.seconds),
             Text(formats.count(stage.missing), style="yellow" if stage.missing else "dim"),
         )
-    notes = [Text(f"{_name(stage.at)}: {stage.note}") for stage in at_work if stage.note]
-    return Group(table, *notes, spent)
+    return Group(table, *(Text(f"{_name(stage.at)}: {stage.note}") for stage in at_work if stage.note), spent)
 
 
 def spend_line(spend: LiveSpend) -> str:
@@ -234,12 +232,12 @@ def print_summary(console: Console, summary: types.RunSummary) -> None:
         sentences.ui(summary),
     )
     for sentence in filter(None, said):
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        print_line(console, sentence)
 
 
 def _print(console: Console, lines: Sequence[str]) -> None:
     for line in lines:
-        console.print(f"{datetime.now():%H:%M:%S}  {line}", highlight=False, markup=False, soft_wrap=True)
+        print_line(console, f"{datetime.now():%H:%M:%S}  {line}")
 
 
 def _bar(stage: StageProgress) -> RenderableType:

@@ -55,12 +55,12 @@ def compare(
 ) -> None:
     """`tapir compare`."""
     asked = series.read_asked(spec, overrides or [], only=only, run_seeds=run_seeds, results=results, show=show)
-    root = asked.plan.root
     with live.shown_flows(
-        RunRef(root, paths.COMPARE_PLACE), terminal.errors if markdown else terminal.console
+        RunRef(asked.plan.root, paths.COMPARE_PLACE), terminal.errors if markdown else terminal.console
     ) as shown:
-        show_all = partial(_show, markdown=markdown)
-        if not series.finish_comparison(asked, _drive(shown), show_all, say=terminal.say, keep=not show):
+        if not series.finish_comparison(
+            asked, _drive(shown), partial(_show, markdown=markdown), say=terminal.say, keep=not show
+        ):
             terminal.console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
 
 
@@ -89,8 +89,9 @@ def sweep(
     """`tapir sweep`."""
     planned = series.open_sweep(backbones, config, overrides or [])
     if estimate:
-        found = series.estimate_sweep(planned, len(machine.gpu_memory()))
-        terminal.print_tables(terminal.console, estimate_table.sweep_table(found))
+        terminal.print_tables(
+            terminal.console, estimate_table.sweep_table(series.estimate_sweep(planned, len(machine.gpu_memory())))
+        )
         return
     with live.shown_flows(RunRef(planned.curriculum.root, paths.SWEEP_PLACE), terminal.console) as shown:
         swept = series.finish_sweep(planned, partial(shown.do, "distil"), _print_side_by_side, say=terminal.say)
@@ -124,8 +125,9 @@ def plan(
     if estimate:
         return
     with live.shown_flows(RunRef(settings.run.root, paths.SWEEP_PLACE), terminal.console) as shown:
-        usd, distil = total.high if total else 0.0, partial(shown.do, "distil")
-        gains = series.finish_trial(planned, usd, distil, say=terminal.say)
+        gains = series.finish_trial(
+            planned, total.high if total else 0.0, partial(shown.do, "distil"), say=terminal.say
+        )
     terminal.print_tables(terminal.console, estimate_table.gains_table(gains))
     method, why = trial.choose(gains)
     terminal.print_line(terminal.console, why)

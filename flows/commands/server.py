@@ -62,8 +62,9 @@ def apply_deployments(root: Root = "runs") -> None:
     from flows.deploy import deploy
 
     applied = "".join(f"applied {made}\n" for made in deploy(root, again=True))
-    worker = f"{prefect_server.worker_settings(root)} prefect worker start …"
-    print_line(console, f"{applied}workers that you start: {worker}")
+    print_line(
+        console, f"{applied}workers that you start: {prefect_server.worker_settings(root)} prefect worker start …"
+    )
 
 
 standin_app = typer.Typer(no_args_is_help=True)

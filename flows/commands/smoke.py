@@ -50,8 +50,12 @@ def prove(folder: Path, overrides: Sequence[str] = ()) -> None:
         TapirError: this machine lacks something, or an engine failed.
     """
     with _told("tiny student"):
-        student, log = folder / "student", folder / "student.log"
-        supervisor.run_module("tasks.engines.tiny_student", student, log_path=log, name="the maker of a tiny student")
+        supervisor.run_module(
+            "tasks.engines.tiny_student",
+            folder / "student",
+            log_path=folder / "student.log",
+            name="the maker of a tiny student",
+        )
     with _told("configuration"):
         config = smoke_config(folder, overrides)
         driver.check_settings(config, source="tapir smoke")

@@ -188,7 +188,6 @@ def prune(
     ] = False,
 ) -> None:
     """Remove answers by age, model, role, outcome, …; without --yes it only says what would go and its cost."""
-    before = datetime.now(UTC).replace(tzinfo=None) - store_admin.read_age(older_than) if older_than else None
     chosen = store_admin.rows_where(
         role=roles,
         model=models,
@@ -196,7 +195,7 @@ def prune(
         status=statuses,
         finish_reason=endings,
         unusable=unusable,
-        before=before,
+        before=datetime.now(UTC).replace(tzinfo=None) - store_admin.read_age(older_than) if older_than else None,
     )
     with opened(store, root) as engine:
         doomed = store_admin.plan_prune(engine, chosen)
@@ -222,10 +221,13 @@ def _doomed_lines(
         f"{usd:,.2f} USD at the prices that were paid"
     )
     for run in runs:
-        again = (
-            f"would ask again in {', '.join(run.stages)}" if run.stages else "whole, it asks only for what is redone"
+        told = (
+            f"its stages cannot be told: {run.unreadable}"
+            if run.unreadable
+            else f"would ask again in {', '.join(run.stages)}"
+            if run.stages
+            else "whole, it asks only for what is redone"
         )
-        told = f"its stages cannot be told: {run.unreadable}" if run.unreadable else again
         yield f"run {run.run}: asked first for {count(run.rows)} of these rows; {told}"
     if rows and size.free_bytes is not None:
         left = max(0, size.bytes - text)
@@ -238,8 +240,10 @@ def _doomed_lines(
 def _compacted(done: store_admin.Compacted) -> str:
     if done.obstacle:
         return f"the file keeps its {data_size(done.bytes_before)}: {done.obstacle}. New answers fill the room."
-    sizes = f"from {data_size(done.bytes_before)} to {data_size(done.bytes_after)}"
-    return f"the file went {sizes} in {duration(done.seconds)}"
+    return (
+        f"the file went from {data_size(done.bytes_before)} to {data_size(done.bytes_after)} in "
+        f"{duration(done.seconds)}"
+    )
 
 
 @contextmanager

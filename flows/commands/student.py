@@ -59,12 +59,11 @@ def serve(name: terminal.RunName, which: Which = None, root: terminal.Root = "ru
         while True:
             # A server that died is started again, at another address.
             if (endpoint := student.source()) != shown:
-                facts = {
+                for fact, value in {
                     "address": endpoint.base_url,
                     "model": student.identity.model,
                     "key": endpoint.api_key or "none",
-                }
-                for fact, value in facts.items():
+                }.items():
                     terminal.print_line(terminal.console, f"{fact:<8} {value}")
                 terminal.say("serves this machine alone, until Ctrl-C")
                 shown = endpoint

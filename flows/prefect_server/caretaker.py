@@ -131,13 +131,16 @@ def staff(gpu_workers: int) -> list[Post]:
 
 
 def _worker(post: Post, root: str, api: str) -> Kept:
-    argv = [sys.executable, "-m", "flows.server_away", "worker", "start", "--pool", post.pool, "--name", post.name]
-    argv += ["--type", "process", "--install-policy", "never", "--no-create-pool-if-not-found"]
-    # One flow run at a time has the GPUs.
-    argv += ["--limit", "1"] if post.pool == GPU_POOL else []
+    argv = [
+        *(sys.executable, "-m", "flows.server_away", "worker", "start", "--pool", post.pool, "--name", post.name),
+        *("--type", "process", "--install-policy", "never", "--no-create-pool-if-not-found"),
+        # One flow run at a time has the GPUs.
+        *(("--limit", "1") if post.pool == GPU_POOL else ()),
+    ]
     log = storage.on_this_machine(root).local(paths.worker_log(post.label))
-    env = worker_environment(post, root, api)
-    return Kept(post.label, argv, env, log, lambda: answers(f"{api}/work_pools/{post.pool}"))
+    return Kept(
+        post.label, argv, worker_environment(post, root, api), log, lambda: answers(f"{api}/work_pools/{post.pool}")
+    )
 
 
 def worker_environment(post: Post, root: str, api: str) -> dict[str, str]:

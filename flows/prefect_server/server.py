@@ -438,9 +438,8 @@ def _own_server(ref: run_folder.RunRef) -> Iterator[str]:
     """
     check_own_password()
     log = storage.on_this_machine(f"{ref.root}/{ref.name}").local(paths.log_file("prefect-server"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    address, command = f"http://127.0.0.1:{port}", server_command(port)
+    with supervisor.reserved_port("127.0.0.1") as port:
+        address, command = f"http://127.0.0.1:{port}", server_command(port)
     environment = server_environment(ref.root, address)
     # Said outright: a `.env` or `prefect.toml` of the working folder may name another one.
     database = {DATABASE_VARIABLE: f"sqlite+aiosqlite:///{environment['PREFECT_HOME']}/prefect.db"}

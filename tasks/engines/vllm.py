@@ -218,10 +218,11 @@ class VllmServer(StudentServer):
         versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
         broken_amx = "; the processor advertises AMX but cannot execute it: training and student server do without"
         device = "GPUs" if found.device == "cuda" else "the CPU"
-        said = (
-            f"{versions}; built for {device}, answers in {found.dtype(engine)}{broken_amx if found.broken_amx else ''}"
+        return Installed(
+            f"{engine.python or engine.interpreter}: {versions}; built for {device}, answers in {found.dtype(engine)}"
+            f"{broken_amx if found.broken_amx else ''}",
+            found.device,
         )
-        return Installed(f"{engine.python or engine.interpreter}: {said}", found.device)
 
 
 # Replicas too: their workers serve only where a driver has joined them to the run (flows/fleet.py).

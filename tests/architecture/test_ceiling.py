@@ -15,10 +15,10 @@ SLACK = 15
 """Statements that a ceiling may lie above its folder, so that what was cut stays cut."""
 
 CEILINGS = {
-    "flows": 1256,
-    "flows/commands": 1149,
-    "flows/commands/diagnosis": 490,
-    "flows/prefect_server": 334,
+    "flows": 1240,
+    "flows/commands": 1130,
+    "flows/commands/diagnosis": 485,
+    "flows/prefect_server": 330,
     "tapir_core": 1921,
     "tapir_core/calls": 2432,
     "tapir_core/comparison": 698,
@@ -34,10 +34,10 @@ CEILINGS = {
     "tapir_core/standin": 814,
     "tapir_core/store_admin": 330,
     "tapir_core/summary": 469,
-    "tasks": 2110,
-    "tasks/engines": 1768,
+    "tasks": 2093,
+    "tasks/engines": 1767,
     "tasks/engines/in_vllm": 29,
-    "tasks/engines/training": 1457,
+    "tasks/engines/training": 1453,
 }
 """Folder → most statements, without those of the folders below it."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from flows.driver import Say, find_stage
+from flows.driver import find_stage
 from flows.series import run_comparison
 from flows.whole_run import drive_matched
 from tapir_core.comparison.matching import MatchedRun, steps_of
@@ -15,6 +15,7 @@ from tapir_core.errors import EngineError, TapirError
 from tapir_core.paths import training_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tasks.input_files import Say
 from tests.run_builder import build_run
 from tests.students import make_checkpoint
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from flows.driver import Say
 from flows.series import find_finished, read_comparison, run_comparison
 from tapir_core.comparison.matching import TOLERANCE, MatchedRun
 from tapir_core.comparison.outcome import Training, read_training
@@ -14,7 +13,7 @@ from tapir_core.config import RunConfig
 from tapir_core.errors import RunChanged
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks.input_files import gather_ingredients
+from tasks.input_files import Say, gather_ingredients
 from tests.flows.built_comparison import BuiltRuns, folder, lay_spec, run_all, trained
 
 pytestmark = pytest.mark.slow

@@ -361,7 +361,6 @@ def _look_at_workers(client: "SyncPrefectClient", root: str) -> Finding:
     # Where there is no such pool, its own check says so.
     online = {pool: online_workers(client, pool) for pool in POOLS}
     lacking = [pool for pool, workers in online.items() if not workers]
-    start = f"{prefect_server.worker_settings(root)} prefect worker start --type process --pool"
     return (
         finding("ok", f"online: {', '.join(name for workers in online.values() for name in workers)}")
         if not lacking
@@ -370,7 +369,8 @@ def _look_at_workers(client: "SyncPrefectClient", root: str) -> Finding:
             f"none is online for {', '.join(lacking)}",
             f"`tapir up` starts it again; it writes to {' and '.join(map(paths.worker_log, lacking))}"
             if _is_own(root)
-            else f"start one on the machine that is to work: `{start} {lacking[0]}`",
+            else f"start one on the machine that is to work: `{prefect_server.worker_settings(root)} prefect worker "
+            f"start --type process --pool {lacking[0]}`",
         )
     )
 

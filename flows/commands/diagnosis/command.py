@@ -276,8 +276,7 @@ class _Trials:
         started = time.monotonic()
         outcomes = self.engine.ask(requests, self._source(where, endpoint))
         answers = [each.completion_tokens for each in outcomes if isinstance(each, Answer)]
-        took = time.monotonic() - started
-        return speed.beside_others(answers, took) if answers else speed
+        return speed.beside_others(answers, time.monotonic() - started) if answers else speed
 
     def attempt(
         self,
@@ -300,8 +299,10 @@ class _Trials:
         rows = {"sent": json.dumps(sent, ensure_ascii=False), "prompt": shorten(prompt, _LONGEST)}
         if isinstance(outcome, Answer):
             self.timed[endpoint.place].append((outcome.completion_tokens, seconds))
-            tokens = f"{outcome.prompt_tokens} + {outcome.completion_tokens} tokens"
-            ended = f"{outcome.finish_reason}; {tokens}, {outcome.usd:.6f} USD, {seconds:.1f} s"
+            ended = (
+                f"{outcome.finish_reason}; {outcome.prompt_tokens} + {outcome.completion_tokens} tokens, "
+                f"{outcome.usd:.6f} USD, {seconds:.1f} s"
+            )
             rows |= {"came": shorten(outcome.text, _LONGEST), "ended": ended}
         read, fault = _read(role, outcome, parse)
         rows |= {name: said for name, said in {"read": shorten(read, _LONGEST), "fault": fault}.items() if said}

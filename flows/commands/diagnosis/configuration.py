@@ -63,7 +63,22 @@ def run_checks(config: cfg.RunConfig, root: str) -> list[Check]:
     training = partial(_look_at_training, config, root), "take a smaller student.backbone, or set [training.lora]"
     return [
         Check("data.pool", lambda: _look_at_pool(config), "see docs/own-data.md", limit_seconds=60),
-        *_endpoint_checks(config, root),
+        # Those asked over the network, then those that the run serves.
+        *(
+            Check(
+                field,
+                partial(_look_at_endpoint, field, endpoint),
+                f"start that server, or correct {field}.base_url",
+                limit_seconds=_REPLY_SECONDS * len(endpoint.base_urls) + 5,
+            )
+            for field, endpoint in config.endpoints.items()
+            if isinstance(endpoint, cfg.OpenAIEndpoint)
+        ),
+        *(
+            Check(field, partial(_look_at_model, field, endpoint, root), "name a model folder or a hub id")
+            for field, endpoint in config.endpoints.items()
+            if isinstance(endpoint, cfg.VllmEndpoint)
+        ),
         *_judge_check(config),
         *([Check("student.engine", *serving)] if config.student.engine.served_by == "others" else []),
         *(
@@ -91,27 +106,6 @@ def run_checks(config: cfg.RunConfig, root: str) -> list[Check]:
             limit_seconds=_TEMPLATE_SECONDS + 10,
         ),
         *([] if config.training.runs_on == "worker" else [Check("training", *training)]),
-    ]
-
-
-def _endpoint_checks(config: cfg.RunConfig, root: str) -> list[Check]:
-    """Those asked over the network, then those that the run serves."""
-    return [
-        *(
-            Check(
-                field,
-                partial(_look_at_endpoint, field, endpoint),
-                f"start that server, or correct {field}.base_url",
-                limit_seconds=_REPLY_SECONDS * len(endpoint.base_urls) + 5,
-            )
-            for field, endpoint in config.endpoints.items()
-            if isinstance(endpoint, cfg.OpenAIEndpoint)
-        ),
-        *(
-            Check(field, partial(_look_at_model, field, endpoint, root), "name a model folder or a hub id")
-            for field, endpoint in config.endpoints.items()
-            if isinstance(endpoint, cfg.VllmEndpoint)
-        ),
     ]
 
 

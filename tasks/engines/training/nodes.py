@@ -290,8 +290,13 @@ class _Rows:
         assert meeting.port
         assert own.hostname
         ranks = [each.concurrency for each in self.last]
-        place = (meeting.hostname, meeting.port), machine.interface_of(own.hostname), sum(ranks[:mine]), sum(ranks)
-        return Node(*place, check=self.check)
+        return Node(
+            (meeting.hostname, meeting.port),
+            machine.interface_of(own.hostname),
+            first_rank=sum(ranks[:mine]),
+            world_size=sum(ranks),
+            check=self.check,
+        )
 
 
 @contextmanager

@@ -114,8 +114,12 @@ def _tokens(one: _Side, other: _Side) -> Compared:
     alone = sorted(ours.keys() ^ theirs.keys())
     if moved or alone:
         token = min(moved) if moved else alone[0]
-        where = f"is {ours.get(token, 'no token')} for the teacher and {theirs.get(token, 'none')} for the student"
-        return Compared("special tokens", f"{token!r} {where}", _OTHER_TEACHER)
+        return Compared(
+            "special tokens",
+            f"{token!r} is {ours.get(token, 'no token')} for the teacher and {theirs.get(token, 'none')} for the "
+            "student",
+            _OTHER_TEACHER,
+        )
     return Compared("special tokens", f"{len(ours)} have the same ids")
 
 

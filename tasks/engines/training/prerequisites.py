@@ -277,8 +277,7 @@ def needed_at_once(config: RunConfig, backbone: Path) -> int | None:
         return None
     if not machine.visible_gpus():
         return int(sum(needed.values()) * _processes(config.training) * _ROOM)
-    moved = _OFFLOADED[config.training.offload]
-    return int(sum(size for name, size in needed.items() if name not in moved) * _ROOM)
+    return int(sum(size for name, size in needed.items() if name not in _OFFLOADED[config.training.offload]) * _ROOM)
 
 
 def _processes(training: TrainingConfig) -> int:

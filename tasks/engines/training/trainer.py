@@ -174,8 +174,7 @@ def _finish(planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int, r
         adapter = attempt.folder / "adapter"
         model.save_pretrained(adapter, state_dict=state)
         unset_hf_deepspeed_config()  # under ZeRO-3 the base would be loaded in parts, by all ranks
-        base = _load_base(job, whole=True)
-        model, state = PeftModel.from_pretrained(base, adapter).merge_and_unload(), None
+        model, state = PeftModel.from_pretrained(_load_base(job, whole=True), adapter).merge_and_unload(), None
     # The served student stops at the token that closed its examples too.
     given, closing = model.generation_config.eos_token_id, planned.corpus.closing
     stops = given if isinstance(given, list) else [given]
