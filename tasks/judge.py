@@ -121,7 +121,6 @@ def _foretell(at: StageAt, judged: JudgedHeldout, compared: pl.DataFrame, verdic
         if judged.without_figure == "stop":
             raise errors.ConfigError(f'{told}. data.heldout.without_figure = "warn" goes on')
         logger.warning("%s", told)
-        return
 
 
 def ask_student(run: RunFolder, at: StageAt, checkpoint: int, rows: pl.DataFrame) -> list[Outcome]:

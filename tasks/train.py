@@ -85,8 +85,9 @@ def train(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
     with runtime.progress.stage(at):
         note("making room for the training")
         elsewhere = run.config.training.runs_on == "worker"
-        before = runtime.checkpoint(at.number - 1)
-        runtime.free_accelerators(None if elsewhere else prerequisites.needed_at_once(run.config, before))
+        runtime.free_accelerators(
+            None if elsewhere else prerequisites.needed_at_once(run.config, runtime.checkpoint(at.number - 1))
+        )
         lease = training_lease(run, at)
         if elsewhere:
             return follow_training(run, at, FineTuneRuns(run, at), lease, note)
