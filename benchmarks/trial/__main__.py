@@ -22,8 +22,8 @@ from benchmarks.trial.pairs import PAIRS, Pair
 from tapir_core.text import digest
 
 RATES = (1e-5, 3e-5, 1e-4)
-CHOSEN = {"imitate": 3e-5, "forward_kl": 3e-5, "policy": 1e-5, "prefer": 1e-5}
-"""Loss → its learning rate on the pair of real models."""
+CHOSEN = {"imitate": 3e-5, "forward_kl": 3e-5, "policy": 3e-5, "prefer": 1e-4}
+"""Loss → its learning rate on the pair of real models: the best on dev of `standin`."""
 LEAD, LEAD_OF_STANDIN, ENDED, LOWERED = 0.15, 0.10, 0.90, 0.02
 ORDER = (("fresh", ON_POLICY, "right", "epochs"), ("own", "prefer", "pass_rate"), ("policy", "topk", "third", "mfd"))
 """Arms of the pair of real models, as they come when time is short."""

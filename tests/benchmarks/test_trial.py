@@ -226,3 +226,13 @@ def test_chunks_are_taken_in_order_and_come_out_whole(tmp_path, monkeypatch):
     assert take_all().endswith("ready\n")
     assert (far / "student" / "model.safetensors").read_bytes() == content
     assert (far / "teacher" / "model.safetensors").read_bytes() == content
+
+
+def test_the_table_of_the_page_is_that_of_the_recorded_results():
+    page = (REPOSITORY / "benchmarks" / "trial" / "README.md").read_text()
+    printed = list(show(REPOSITORY / "benchmarks" / "results" / "trial-standin"))
+    assert "\n".join(printed).strip() in page
+    apart = {cells[1].strip(): cells[8].strip() for line in printed if len(cells := line.split("|")) == 11}
+    for page in ("when-it-pays.md", "LOG.md"):
+        told = (REPOSITORY / "docs" / page).read_text().replace("−", "-")
+        assert all(apart[arm] in told for arm in ("forward_kl", "fresh", "prefer")), page
