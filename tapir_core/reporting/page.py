@@ -210,9 +210,12 @@ def draw(title: str, height_inches: float, fill: Callable[[Any], None], *, legen
 
 def image_address(svg: Markup) -> str:
     """A `data:` address of what `draw` made."""
-    # An image of its own takes no colour from the page that shows it: dark on white.
-    image = str(svg).replace("<svg ", '<svg style="color: #1f2328; background: #fff" ', 1)
-    return f"data:image/svg+xml;base64,{base64.b64encode(image.encode()).decode()}"
+    return f"data:image/svg+xml;base64,{base64.b64encode(standalone(svg).encode()).decode()}"
+
+
+def standalone(svg: Markup) -> str:
+    """What `draw` made as an image of its own, dark on white: it takes no colour from the page that shows it."""
+    return str(svg).replace("<svg ", '<svg style="color: #1f2328; background: #fff" ', 1)
 
 
 def draw_categories(

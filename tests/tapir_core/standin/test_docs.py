@@ -23,10 +23,11 @@ def test_the_documents_row_of_a_family_is_true(name: str) -> None:
     assert (problem.family, problem.level, problem.reference) == (name, 2, result)
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_the_documents_refined_answer_of_a_family_is_what_the_stand_in_says(name: str) -> None:
-    [(_, instruction, working)] = rows_of(name, 3)
-    problem = recognise(instruction)
-    assert problem is not None
-    assert (problem.family, problem.level) == (name, 3)
-    assert problem.refined.replace("\n", " ") == f"{working} {problem.plain}"
+def test_the_documents_refined_answers_are_what_the_stand_in_says() -> None:
+    shown = {name: row for name in FAMILIES for row in rows_of(name, 3)}
+    assert len(shown) == 5
+    for name, (_, instruction, working) in shown.items():
+        problem = recognise(instruction)
+        assert problem is not None
+        assert (problem.family, problem.level) == (name, 3)
+        assert problem.refined.replace("\n", " ") == f"{working} {problem.plain}"
