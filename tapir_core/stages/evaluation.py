@@ -44,10 +44,6 @@ def _of_benchmark(at: StageAt, *names: str) -> list[StageAt]:
     return [StageAt("benchmark_items", benchmark=at.benchmark), *(replace(at, name=name) for name in names)]
 
 
-def _has_heldout(config: RunConfig, _: StageAt) -> bool:
-    return config.data.heldout is not None
-
-
 def heldout_stages(config: RunConfig) -> list[StageAt]:
     """The held-out sets of a run: that with references, and the judged one."""
     return planned(config, pool.HELDOUT.at(), pool.JUDGED_HELDOUT.at())
@@ -115,7 +111,7 @@ ANSWER_HELDOUT = declare(
         folder="heldout_answers",
         columns=pool.ANSWERS,
         row="the student's answer to an instruction of the held-out set",
-        when=_has_heldout,
+        when=lambda c, _: c.data.heldout is not None,
         reads=lambda c, at: [*heldout_stages(c), *_checkpoint(at)],
         settings=lambda c, _: students.student_fields(c),
         files=lambda _, at: _student_files(at),
@@ -168,7 +164,7 @@ EVALUATE = declare(
         columns=SCORES,
         row="a figure: a split, a task type",
         version=2,
-        when=_has_heldout,
+        when=lambda c, _: c.data.heldout is not None,
         reads=lambda c, at: [
             *(*heldout_stages(c), ANSWER_HELDOUT.at(at.round)),
             *planned(c, VERIFY_HELDOUT.at(at.round), JUDGE_HELDOUT.at(at.round)),

@@ -194,10 +194,6 @@ def _expansion_prompts(config: RunConfig, at: StageAt) -> list[str]:
     ]
 
 
-def _is_measured(config: RunConfig, at: StageAt) -> bool:
-    return config.judges(at.number)
-
-
 def _is_numbered(_: RunConfig, at: StageAt) -> bool:
     return at.number > 0
 
@@ -223,7 +219,7 @@ ANSWER = declare(
         folder="answers",
         columns=pool.ANSWERS,
         row="the answer of S_{r−1} to an instruction of the round's pool",
-        when=_is_measured,
+        when=lambda c, at: c.judges(at.number),
         reads=lambda c, at: [*_pool(c, at), _student(at)],
         settings=lambda c, _: student_fields(c),
         files=lambda *_: [CHAT_TEMPLATE],
@@ -250,7 +246,7 @@ JUDGE = declare(
         ),
         row="a verdict: an instruction, an order, a judge",
         version=2,
-        when=_is_measured,
+        when=lambda c, at: c.judges(at.number),
         reads=lambda c, at: _in_round(c, at, "answer"),
         settings=lambda c, _: judge_fields(c),
         files=lambda c, _: judge_prompts(c),
@@ -278,7 +274,7 @@ DIFFICULTY = declare(
             }
         ),
         row="an instruction whose every order is scored",
-        when=_is_measured,
+        when=lambda c, at: c.judges(at.number),
         reads=lambda c, at: _in_round(c, at, "judge"),
         settings=lambda c, _: score_fields(c),
     )
@@ -327,16 +323,13 @@ SELECT = declare(
 
 
 def _wave_step(name: str, folder: str, columns: pl.Schema, before: str | None = None, **more: object) -> Stage:
-    def reads(config: RunConfig, at: StageAt) -> list[StageAt]:
-        return [*_expanded(config, at), *([StageAt(before, at.round, at.wave)] if before else [])]
-
     return declare(
         Stage(
             name=name,
             folder=folder,
             columns=columns,
             when=_is_numbered,
-            reads=reads,
+            reads=lambda c, at: [*_expanded(c, at), *([StageAt(before, at.round, at.wave)] if before else [])],
             reads_beside=_measured,
             settings=lambda c, at: wave_fields(c, at.number),
             files=_expansion_prompts,
@@ -483,10 +476,6 @@ def _answer_fields(config: RunConfig, number: int) -> Fields:
     return {"answers": trained} if trained > 1 else {}
 
 
-def _rolls_out(config: RunConfig, at: StageAt) -> bool:
-    return config.objective(at.number).rolls_out
-
-
 ROLLOUT = declare(
     Stage(
         name="rollout",
@@ -503,7 +492,7 @@ ROLLOUT = declare(
             }
         ),
         row="an answer that S_{r−1} drew to a prompt of the mixture, token by token",
-        when=_rolls_out,
+        when=lambda c, at: c.objective(at.number).rolls_out,
         reads=lambda _, at: [MIX.at(at.round), _student(at)],
         settings=lambda c, at: {**student_fields(c), **c.objective(at.number).rollout_fields},
         files=lambda *_: [CHAT_TEMPLATE],
@@ -526,7 +515,7 @@ SCORE = declare(
             }
         ),
         row="the teacher's log-probabilities of a rollout's tokens, and of those that it finds likeliest",
-        when=_rolls_out,
+        when=lambda c, at: c.objective(at.number).rolls_out,
         reads=lambda _, at: [ROLLOUT.at(at.round)],
         settings=lambda c, at: {**pool.teacher_fields(c), **c.objective(at.number).score_fields},
         asks="teacher",

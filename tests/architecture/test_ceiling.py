@@ -30,7 +30,7 @@ CEILINGS = {
     "tapir_core/judging": 493,
     "tapir_core/prompts": 54,
     "tapir_core/reporting": 1406,
-    "tapir_core/stages": 369,
+    "tapir_core/stages": 361,
     "tapir_core/standin": 814,
     "tapir_core/store_admin": 330,
     "tapir_core/summary": 469,
