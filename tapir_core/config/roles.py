@@ -507,11 +507,9 @@ class TeacherConfig(Section):
     @classmethod
     def _keep_thoughts(cls, given: Any) -> Any:
         """What is to be trained its endpoint keeps."""
-        if not isinstance(given, dict) or given.get("thinking", "drop") == "drop":
-            return given
-        endpoint = given.get("endpoint")
-        if isinstance(endpoint, dict) and endpoint.get("type") in ("openai", "vllm"):
-            return given | {"endpoint": {"thinking": "keep"} | endpoint}
+        match given:
+            case {"endpoint": {"type": "openai" | "vllm"} as endpoint} if given.get("thinking", "drop") != "drop":
+                return {**given, "endpoint": {"thinking": "keep", **endpoint}}
         return given
 
 
