@@ -111,7 +111,10 @@ def alarm_of(run: RunFolder, number: int, seen: Seen | None = None) -> str | Non
 def _draws_alike(config: RunConfig, number: int) -> bool:
     """Whether a round and the next roll out on prompts of one kind, so that what their tokens say can be compared."""
     one, other = (
-        (each.selection, each.alpha, each.objective.rollout_fields, each.objective.score_fields.get("first_tokens"))
+        (
+            *(each.selection, each.alpha, each.objective.shaping_of("rollout")),
+            each.objective.shaping_of("score").get("first_tokens"),
+        )
         for each in map(config.round, (number, number + 1))
     )
     return one == other

@@ -344,19 +344,8 @@ class Objective(Kind):
         """How many tokens of each place the teacher names beside the student's."""
         return 0
 
-    @property
-    def mixture_fields(self) -> dict[str, Any]:
-        """What of it shapes seeds and mixture."""
-        return {}
-
-    @property
-    def rollout_fields(self) -> dict[str, Any]:
-        """What of it shapes answers that the student gives for the training."""
-        return {}
-
-    @property
-    def score_fields(self) -> dict[str, Any]:
-        """What of it shapes the teacher's scores of these."""
+    def shaping_of(self, stage: Literal["mix", "rollout", "score"]) -> dict[str, Any]:
+        """What of it shapes seeds and mixture, the student's answers for the training, or the teacher's scores."""
         return {}
 
 
@@ -391,10 +380,9 @@ class Prefer(Objective):
         """Both of a pair."""
         return 2
 
-    @property
-    def mixture_fields(self) -> dict[str, Any]:
+    def shaping_of(self, stage: Literal["mix", "rollout", "score"]) -> dict[str, Any]:
         """Pairs are what it learns from."""
-        return {"type": self.type, "margin": self.margin}
+        return {"type": self.type, "margin": self.margin} if stage == "mix" else {}
 
 
 class OnPolicy(Objective):
@@ -437,15 +425,13 @@ class OnPolicy(Objective):
         """Its own, and the teacher's where that is imitated too."""
         return self.samples + bool(self.imitation)
 
-    @property
-    def rollout_fields(self) -> dict[str, Any]:
-        """What of it shapes the student's answers."""
-        return {"samples": self.samples}
-
-    @property
-    def score_fields(self) -> dict[str, Any]:
-        """What of it shapes the teacher's scores."""
-        return {"top_k": self.scored_top_k, "first_tokens": self.first_tokens}
+    def shaping_of(self, stage: Literal["mix", "rollout", "score"]) -> dict[str, Any]:
+        """How many answers the student gives, and which of their tokens the teacher scores."""
+        fields: dict[str, dict[str, Any]] = {
+            "rollout": {"samples": self.samples},
+            "score": {"top_k": self.scored_top_k, "first_tokens": self.first_tokens},
+        }
+        return fields.get(stage, {})
 
 
 class RoundConfig(Section):

@@ -67,7 +67,7 @@ def size_fields(config: RunConfig, number: int) -> Fields:
 
 def _pair_fields(config: RunConfig, number: int) -> Fields:
     """Which instructions make pairs, in a round that learns from those alone."""
-    fields = config.objective(number).mixture_fields
+    fields = config.objective(number).shaping_of("mix")
     return {"objective": fields} if fields else {}
 
 
@@ -494,7 +494,7 @@ ROLLOUT = declare(
         row="an answer that S_{r−1} drew to a prompt of the mixture, token by token",
         when=lambda c, at: c.objective(at.number).rolls_out,
         reads=lambda _, at: [MIX.at(at.round), _student(at)],
-        settings=lambda c, at: {**student_fields(c), **c.objective(at.number).rollout_fields},
+        settings=lambda c, at: {**student_fields(c), **c.objective(at.number).shaping_of("rollout")},
         files=lambda *_: [CHAT_TEMPLATE],
         asks="student",
         roles=("rollout",),
@@ -517,7 +517,7 @@ SCORE = declare(
         row="the teacher's log-probabilities of a rollout's tokens, and of those that it finds likeliest",
         when=lambda c, at: c.objective(at.number).rolls_out,
         reads=lambda _, at: [ROLLOUT.at(at.round)],
-        settings=lambda c, at: {**pool.teacher_fields(c), **c.objective(at.number).score_fields},
+        settings=lambda c, at: {**pool.teacher_fields(c), **c.objective(at.number).shaping_of("score")},
         asks="teacher",
         roles=("score",),
         shards_of="rollout",
