@@ -285,6 +285,11 @@ def matching(pattern: str, otherwise: str, *, may_be_secret: bool = False) -> py
     return pydantic.AfterValidator(check)
 
 
+def short_form(field: str) -> pydantic.BeforeValidator:
+    """Of a table: takes a text in its place as the value of this field."""
+    return pydantic.BeforeValidator(lambda given: {field: given} if isinstance(given, str) else given)
+
+
 def check_web_address(address: Any) -> str:
     """The address as it is kept.
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -15,10 +14,9 @@ from pydantic import (
     PositiveInt,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
-from tapir_core.config._base import BY_FORM, OTHER, TEXT, AutoSize, Free, Kind, Later, Section, T, matching
+from tapir_core.config._base import BY_FORM, OTHER, TEXT, AutoSize, Free, Kind, Later, Section, T, matching, short_form
 from tapir_core.task_types import (
     DEFINED,
     OTHERS,
@@ -173,11 +171,6 @@ class TaskTypeConfig(Section):
     refinement: RefinementFamily = "prose"
     """The style in which its answers are refined: `"steps"` to a final result, `"code"` that works, `"prose"`."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _of_text(cls, value: Any) -> Any:
-        return {"definition": value} if isinstance(value, str) else value
-
 
 TaskTypeName = Annotated[
     str,
@@ -222,7 +215,7 @@ class CurriculumConfig(Section):
 
     task_types: Annotated[
         Annotated[
-            dict[TaskTypeName, TaskTypeConfig],
+            dict[TaskTypeName, Annotated[TaskTypeConfig, short_form("definition")]],
             Field(min_length=1),
             AfterValidator(_complete_types),
             OTHER,
@@ -444,9 +437,7 @@ class RoundConfig(Section):
     """Which instructions are seeds: those above a `"threshold"`, as in the paper, the `"hard_share"`, some by
     `"pass_rate"`, or `"random"` ones, by default the whole pool."""
 
-    objective: Annotated[
-        Later[Objective], BeforeValidator(lambda said: {"type": said} if isinstance(said, str) else said)
-    ] = Imitate()
+    objective: Annotated[Later[Objective], short_form("type")] = Imitate()
     """What is learned from the prompts: to `"imitate"` the teacher's answers, to `"prefer"` them over the student's
     own, or `"on_policy"` from the student's own, which the teacher scores."""
 

@@ -38,6 +38,7 @@ from tapir_core.config._base import (
     environment_name,
     matching,
     secret,
+    short_form,
 )
 from tapir_core.text import canonical_json
 
@@ -393,11 +394,6 @@ class VerifierConfig(Section):
     folder: Free[str] = ""
     """Where its module is looked for, before the installed packages; left out: the configuration file's folder."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return {"function": value} if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _only_as_judge(self) -> "VerifierConfig":
         if self.only and "judge" not in self.uses:
@@ -563,7 +559,7 @@ class JudgeConfig(Section):
     """Verdicts by a JSON schema where a judge obeys one (`json`, and `auto` but of the stand-in), else as `text`; the
     run says and keeps which. Small models keep to a schema where they forget a last line."""
 
-    verifier: VerifierConfig | None = None
+    verifier: Annotated[VerifierConfig, short_form("function")] | None = None
     """A Python function that scores answers: `"module:function"`, a shipped one, or a table (docs/verifiers.md)."""
 
     @property
