@@ -2,7 +2,6 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -39,8 +38,7 @@ class _Instructions(Section, ABC):
         whole = hashlib.sha256()
         for path in self.files.values():
             with open_content(path) as file:
-                for some in iter(partial(file.read, 1 << 20), b""):
-                    whole.update(some)
+                hashlib.file_digest(file, lambda: whole)
         return whole.hexdigest() if self.files else ""
 
     @abstractmethod

@@ -22,7 +22,7 @@ CEILINGS = {
     "tapir_core": 1921,
     "tapir_core/calls": 2432,
     "tapir_core/comparison": 698,
-    "tapir_core/config": 1533,
+    "tapir_core/config": 1531,
     "tapir_core/curriculum": 650,
     "tapir_core/data": 1085,
     "tapir_core/estimate": 583,
