@@ -126,10 +126,11 @@ class Costs:
         if work.role is None:
             return Line(work)
         prompts = (self.known.benchmarks[work.benchmark] if work.benchmark else self.known.prompts)[work.role]
-        prompt = prompts.tokens
-        for role, count in prompts.shows.items():
-            tokens, *_ = self._reply(replace(work, role=role), self.teacher if role == "teach" else None)
-            prompt += count * tokens
+        shown = (
+            count * self._reply(replace(work, role=role), self.teacher if role == "teach" else None)[0]
+            for role, count in prompts.shows.items()
+        )
+        prompt = sum(shown, start=prompts.tokens)
         return Line(work, endpoint, charged_price(endpoint) if endpoint else None, prompt, *self._reply(work, endpoint))
 
     def _reply(self, work: Work, endpoint: EndpointConfig | None) -> tuple[float, float, Ends]:
