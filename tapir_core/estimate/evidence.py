@@ -119,9 +119,10 @@ def pool_requests(config: RunConfig, prompt: Prompt, row: Instruction) -> tuple[
 
 def plain_request(config: RunConfig, row: Instruction) -> Request:
     """The request for the teacher's plain answer to an instruction, as the stage `teach` makes it."""
-    who, turns = config.teacher.endpoint.answers_as("teacher"), (Message(*turn) for turn in messages_of(row))
-    teacher = config.teacher
-    return Request("teach", tuple(turns), who.model, who.identity, teacher.answering, schema=teacher.answer_schema)
+    teacher, turns = config.teacher, tuple(Message(*turn) for turn in messages_of(row))
+    return Request(
+        "teach", turns, *teacher.endpoint.answers_as("teacher"), teacher.answering, schema=teacher.answer_schema
+    )
 
 
 def measure_prompts(
@@ -284,14 +285,13 @@ def stored_lengths(url: str, asked: Mapping[Asked, Sequence[str]]) -> dict[Asked
         return {}
     engine, lengths = open_engine(url), {}
     with engine.connect() as connection:
-        for each, versions in asked.items():
-            role, who, _ = each
+        for (role, who, benchmark), versions in asked.items():
             alike = {"role": role, "status": "answer", "model": who.model, "identity": who.identity}
             of_prompts = [answers.c.prompt_version.in_(versions)] if versions else []
             some = select(answers.c.completion_tokens).filter_by(**alike).where(*of_prompts).limit(_LOOKED_AT)
             count, mean = connection.execute(select(func.count(), func.avg(some.subquery().c[0]))).one()
             if count >= _FEWEST:
-                lengths[each] = float(mean)
+                lengths[role, who, benchmark] = float(mean)
     engine.dispose()
     return lengths
 
