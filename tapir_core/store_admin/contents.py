@@ -191,11 +191,9 @@ def _sums(engine: sa.Engine, *names: sa.Column[Any]) -> sa.Select[Any]:
     """Sums of all rows with the same values in the columns ``names``."""
 
     def bytes_of(column: sa.Column[Any]) -> sa.ColumnElement[int]:
-        if engine.dialect.name == "postgresql":
-            return sa.func.octet_length(column)
-        return sa.func.length(
-            sa.cast(column, sa.LargeBinary)
-        )  # of text, SQLite counts the characters up to the first NUL
+        # Of text, SQLite counts the characters up to the first NUL.
+        in_sqlite = sa.func.length(sa.cast(column, sa.LargeBinary))
+        return sa.func.octet_length(column) if engine.dialect.name == "postgresql" else in_sqlite
 
     size = bytes_of(answers.c.text) + sa.func.coalesce(bytes_of(answers.c.raw), 0)
     return sa.select(

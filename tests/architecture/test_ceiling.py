@@ -32,7 +32,7 @@ CEILINGS = {
     "tapir_core/reporting": 1406,
     "tapir_core/stages": 361,
     "tapir_core/standin": 814,
-    "tapir_core/store_admin": 330,
+    "tapir_core/store_admin": 329,
     "tapir_core/summary": 469,
     "tasks": 2091,
     "tasks/engines": 1767,
