@@ -44,13 +44,10 @@ class ConfigError(TapirError):
 
     def __init__(self, problems: str | Sequence[str], *, source: str | None = None) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
-        if len(self.problems) == 1 and source is None:
-            text = self.problems[0]
-        else:
-            count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
-            head = f"{count} in {source}:" if source else f"{count}:"
-            text = "\n".join([head, *(f"  - {problem}" for problem in self.problems)])
-        super().__init__(text)
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        head = f"{count} in {source}:" if source else f"{count}:"
+        is_alone = len(self.problems) == 1 and source is None
+        super().__init__("\n".join(self.problems if is_alone else [head, *(f"  - {each}" for each in self.problems)]))
 
 
 class RunChanged(ConfigError):
