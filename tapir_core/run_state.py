@@ -164,9 +164,13 @@ def pool_of(run: RunFolder, number: int) -> pl.DataFrame:
 def _likeliest(pool: pl.DataFrame, scored: pl.DataFrame) -> pl.DataFrame:
     """The pool with that answer to each instruction that S_0 finds likeliest; the first one where it scored none."""
     best = scored.sort("log_prob", "sample", descending=[True, False]).unique("instruction_id", keep="first")
-    told = zip(*map(thoughts.split, best["answer"]), strict=True) if best.height else ((), ())
-    said = best.select("instruction_id").with_columns(
-        **{name: pl.Series(of, dtype=pl.String) for name, of in zip(("thoughts", "response"), told, strict=True)}
+    said = pl.DataFrame(
+        [
+            (identity, *thoughts.split(answer))
+            for identity, answer in best.select("instruction_id", "answer").iter_rows()
+        ],
+        schema=dict.fromkeys(("instruction_id", "thoughts", "response"), pl.String()),
+        orient="row",
     )
     if "thoughts" not in pool.columns:
         pool = pool.with_columns(thoughts=pl.lit(None, pl.String))

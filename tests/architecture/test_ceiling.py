@@ -19,7 +19,7 @@ CEILINGS = {
     "flows/commands": 1130,
     "flows/commands/diagnosis": 485,
     "flows/prefect_server": 330,
-    "tapir_core": 1919,
+    "tapir_core": 1918,
     "tapir_core/calls": 2432,
     "tapir_core/comparison": 698,
     "tapir_core/config": 1531,
