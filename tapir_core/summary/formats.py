@@ -26,9 +26,8 @@ def number(value: float | None, digits: int = 2) -> str:
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
-def data_size(size_bytes: int) -> str:
-    """1.2 MB."""
-    return filesize.decimal(size_bytes)
+data_size = filesize.decimal
+"""1.2 MB."""
 
 
 def percent(value: float | None) -> str:

@@ -33,7 +33,7 @@ CEILINGS = {
     "tapir_core/stages": 361,
     "tapir_core/standin": 814,
     "tapir_core/store_admin": 329,
-    "tapir_core/summary": 469,
+    "tapir_core/summary": 468,
     "tasks": 2091,
     "tasks/engines": 1767,
     "tasks/engines/in_vllm": 29,
