@@ -205,10 +205,10 @@ def is_matched(targets: Mapping[int, Training], trained: Mapping[int, Training])
 
 def with_sizes(config: RunConfig, sizes: Mapping[int, Size]) -> RunConfig:
     """The configuration with these rounds, and no more of them."""
-    settings = [f"run.rounds={max(sizes)}"] if sizes else []
-    for number, size in sizes.items():
-        settings += [f"rounds.{number}.examples={size.examples}", f"rounds.{number}.batch_size={size.batch_size}"]
-    return load.replace_values(config, settings)
+    of_rounds = [
+        f"rounds.{number}.{field}={value}" for number, size in sizes.items() for field, value in size._asdict().items()
+    ]
+    return load.replace_values(config, [*([f"run.rounds={max(sizes)}"] if sizes else []), *of_rounds])
 
 
 def steps_of(examples: int, epochs: float, batch_size: int) -> int:

@@ -441,20 +441,19 @@ def _plot_curves(rows: Sequence[ArmRow]) -> page.Section:
     """
     shown = [row for row in rows if len(row.curve) > 1 and not row.exploratory]
     apart = _APART * max((row.curve[-1].tokens for row in shown), default=0) / 1000
-    series = []
-    for place, row in enumerate(shown):
-        beside = apart * (place - (len(shown) - 1) / 2)
-        series.append(
-            page.Series(
-                row.label,
-                colour=page.COLOURS[place % len(page.COLOURS)],
-                marker=_MARKERS[place % len(_MARKERS)],
-                points=[
-                    (at.tokens / 1000 + beside, Estimate(at.test.value, at.test.low90, at.test.high90))
-                    for at in row.curve
-                ],
-            )
+    moved = [apart * (place - (len(shown) - 1) / 2) for place in range(len(shown))]
+    series = [
+        page.Series(
+            row.label,
+            colour=page.COLOURS[place % len(page.COLOURS)],
+            marker=_MARKERS[place % len(_MARKERS)],
+            points=[
+                (at.tokens / 1000 + moved[place], Estimate(at.test.value, at.test.low90, at.test.high90))
+                for at in row.curve
+            ],
         )
+        for place, row in enumerate(shown)
+    ]
     return page.Section(
         "By training tokens",
         plot=page.draw_points(
