@@ -182,8 +182,11 @@ def why_left(
     failure = error.reply.failure
     if batch.provider_id and error.status == 404:
         return _as_reply(state or "unknown", batch, endpoint, f"{_kept_until(batch, limits):%Y-%m-%d %H:%M} UTC")
-    there = f"batch {batch.provider_id} goes on at {endpoint.base_url}, which does not say how"
-    said = there if batch.provider_id else f"{endpoint.base_url} takes no batch"
+    said = (
+        f"batch {batch.provider_id} goes on at {endpoint.base_url}, which does not say how"
+        if batch.provider_id
+        else f"{endpoint.base_url} takes no batch"
+    )
     remedy = "Wait until it answers again"
     if failure.kind == "unauthorized":
         remedy = endpoint.key_remedy

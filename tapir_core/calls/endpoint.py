@@ -16,7 +16,6 @@ from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from operator import attrgetter
 from typing import Any
 
 from tapir_core.calls import budget, limits, types, wire
@@ -254,7 +253,7 @@ class Line:
             slot, turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
-                slot.at = min(free, key=attrgetter("load"), default=None)
+                slot.at = min(free, key=lambda each: each.load, default=None)
                 if slot.at is not None:
                     slot.began = self._loop.time()
                     slot.at.calls.enter(slot.began)

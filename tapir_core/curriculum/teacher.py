@@ -232,8 +232,7 @@ def _last_numbers(text: str) -> list[str]:
 
 
 def _code_problem(plain: str, refined: str) -> str | None:
-    had_fence, has_fence = _FENCED.search(plain), _FENCED.search(refined)
-    if had_fence and not has_fence:
+    if _FENCED.search(plain) and not _FENCED.search(refined):
         return "lost_code"
     before, after = _parsed(plain), _parsed(refined)
     if before and not after:

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, count, pairwise, zip_longest
-from operator import eq
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -114,7 +113,7 @@ class Family:
         likest, most = None, -1
         for number in count(1):
             drawn = self._problem(seed.phrasing, self.draw(seed.level, rng))
-            alike = sum(map(eq, drawn.traits, seed.traits))
+            alike = sum(one == other for one, other in zip(drawn.traits, seed.traits, strict=False))
             if alike > most and drawn.content != seed.content and drawn.stream == stream:
                 likest, most = drawn, alike
             if likest and (most == len(seed.traits) or number >= _MOST_DRAWS):
