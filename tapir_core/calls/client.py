@@ -85,10 +85,13 @@ class Client:
         self._said = set[tuple[str, str]]()
         key = endpoint.api_key or "none"
         in_bearer = endpoint.key_header == "Authorization"
-        headers: dict[str, Any] = {"Authorization": f"Bearer {key}"}
-        if urlsplit(endpoint.base_url).hostname != "api.openai.com":
-            headers |= _without_the_environments()
-        headers |= {**endpoint.headers, **({} if in_bearer else {endpoint.key_header: key})}
+        is_openai = urlsplit(endpoint.base_url).hostname == "api.openai.com"
+        headers: dict[str, Any] = {
+            "Authorization": f"Bearer {key}",
+            **({} if is_openai else _without_the_environments()),
+            **endpoint.headers,
+            **({} if in_bearer else {endpoint.key_header: key}),
+        }
         timeout = httpx2.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds))
         self._http = openai.DefaultAioHttpClient(
             limits=httpx2.Limits(max_connections=endpoint.concurrency),

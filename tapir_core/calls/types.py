@@ -102,8 +102,12 @@ class Request:
     def key(self) -> str:
         """Store key: what the provider sees, plus identity and sample index (docs/calls.md)."""
         scored = self.scored and [self.scored.prompt, self.scored.answer, self.scored.top_k]
-        only_where_asked_for = {"top_logprobs": self.top_logprobs, "schema": self.schema}
-        only_where_asked_for |= {"tokens": self.with_tokens, "scored": scored}
+        only_where_asked_for = {
+            "top_logprobs": self.top_logprobs,
+            "schema": self.schema,
+            "tokens": self.with_tokens,
+            "scored": scored,
+        }
         return digest(
             {
                 "model": self.model,

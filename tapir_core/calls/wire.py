@@ -100,24 +100,21 @@ def request_body(request: types.Request, endpoint: types.Endpoint) -> dict[str, 
     drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     said = ((message.role, clean_text(message.content)) for message in request.messages)
     messages, defined = tools.structured(said, as_text=True)
-    body: dict[str, Any] = {
+    is_seeded = endpoint.seed and (sampling.temperature != 0 or request.sample_index > 0)
+    schema = {"name": "reply", "strict": True, "schema": json.loads(request.schema)} if request.schema else None
+    return {
         "model": request.model,
         "messages": messages,
         **({"tools": defined} if defined else {}),
         **{name: value for name, value in drawn.items() if value != "provider"},
         **sampling.more_fields,
         endpoint.tokens_field: sampling.max_tokens,
+        **({"seed": request.sample_index} if is_seeded else {}),
+        **({"logprobs": True, "top_logprobs": request.top_logprobs} if request.top_logprobs else {}),
+        **({"logprobs": True, "return_token_ids": True} if request.with_tokens else {}),
+        **({"response_format": {"type": "json_schema", "json_schema": schema}} if schema else {}),
+        **endpoint.body_fields,
     }
-    if endpoint.seed and (sampling.temperature != 0 or request.sample_index > 0):
-        body["seed"] = request.sample_index
-    if request.top_logprobs:
-        body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
-    if request.with_tokens:
-        body |= {"logprobs": True, "return_token_ids": True}
-    if request.schema:
-        schema = {"name": "reply", "strict": True, "schema": json.loads(request.schema)}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return {**body, **endpoint.body_fields}
 
 
 def read_completion(raw: str, endpoint: types.Endpoint, request: types.Request | None = None) -> Reply:

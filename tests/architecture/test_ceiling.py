@@ -20,7 +20,7 @@ CEILINGS = {
     "flows/commands/diagnosis": 485,
     "flows/prefect_server": 330,
     "tapir_core": 1918,
-    "tapir_core/calls": 2430,
+    "tapir_core/calls": 2419,
     "tapir_core/comparison": 696,
     "tapir_core/config": 1531,
     "tapir_core/curriculum": 649,
