@@ -270,18 +270,15 @@ def paid_gates(
     def has_needed_type(row: Row) -> bool:
         return row["label"] is not None and (row["label"] == row["task_type"] or room[row["label"]] > 0)
 
-    gates = [
+    return (
         Gate("task_type", has_needed_type, lambda row: room.subtract([row["label"]])),
         Gate(
             "teacher_answer",
             lambda row: unusable_reason(row["response"], row["finish_reason"], row["instruction"]) is None,
         ),
-    ]
-    if wrong is not None:
-        gates.append(Gate("verifier", lambda row: row["instruction_id"] not in wrong))
-    if delta is not None:
-        gates.append(Gate("difficulty", lambda row: row["mfd"] is not None and row["mfd"] > delta))
-    return tuple(gates)
+        *([] if wrong is None else [Gate("verifier", lambda row: row["instruction_id"] not in wrong)]),
+        *([] if delta is None else [Gate("difficulty", lambda row: row["mfd"] is not None and row["mfd"] > delta)]),
+    )
 
 
 def file_by_label(gated: Gated) -> Gated:

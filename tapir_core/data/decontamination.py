@@ -508,9 +508,10 @@ def whole_questions(instructions: pl.DataFrame) -> pl.DataFrame:
 
 def _searched(instructions: pl.DataFrame) -> pl.DataFrame:
     """instruction_id, instruction: every text in which a question may stand."""
-    texts = [texts_asked(instructions)]
-    if turns.EARLIER in instructions.columns:
-        texts.append(whole_questions(instructions.drop_nulls(turns.EARLIER)))
-    if "system" in instructions.columns:
-        texts.append(instructions.select("instruction_id", instruction=pl.col("system").cast(pl.String)))
+    systems = [pl.col("system").cast(pl.String)] if "system" in instructions.columns else []
+    texts = [
+        texts_asked(instructions),
+        *([whole_questions(instructions.drop_nulls(turns.EARLIER))] if turns.EARLIER in instructions.columns else []),
+        *(instructions.select("instruction_id", instruction=text) for text in systems),
+    ]
     return pl.concat(texts).drop_nulls("instruction")

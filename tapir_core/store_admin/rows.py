@@ -74,17 +74,18 @@ def rows_where(
     """
     columns = store_tables.answers.c
     among["finish_reason"] = [word for ending in among.get("finish_reason") or () for word in words.words_of(ending)]
-    found: list[sa.ColumnElement[bool]] = [columns[name].in_(values) for name, values in among.items() if values]
-    if unusable:
-        found.append(
-            (columns.status != "answer")
-            | (sa.func.trim(columns.text, " \t\r\n") == "")
-            | columns.finish_reason.in_((*words.words_of(words.CUT_OFF), *words.words_of(words.REFUSED)))
-            | columns.text.regexp_match(turns.CONTROL_TOKEN.pattern)
-            | (columns.text.contains("</s>") & ~columns.text.contains("<s>"))
-        )
-    if before is not None:
-        found.append(columns.created < before)
+    is_unusable = (
+        (columns.status != "answer")
+        | (sa.func.trim(columns.text, " \t\r\n") == "")
+        | columns.finish_reason.in_((*words.words_of(words.CUT_OFF), *words.words_of(words.REFUSED)))
+        | columns.text.regexp_match(turns.CONTROL_TOKEN.pattern)
+        | (columns.text.contains("</s>") & ~columns.text.contains("<s>"))
+    )
+    found: list[sa.ColumnElement[bool]] = [
+        *(columns[name].in_(values) for name, values in among.items() if values),
+        *([is_unusable] if unusable else []),
+        *([] if before is None else [columns.created < before]),
+    ]
     if not found:
         raise errors.ConfigError(
             "nothing says which rows to prune; give --older-than 30d, --model, --identity, --role or --status"
