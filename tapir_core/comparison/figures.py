@@ -98,10 +98,15 @@ def compare_arms(
     """Set finished runs against each other; the reference is the first of ``arms``."""
     of_arm = {arm.name: {each.run_seed: each for each in outcomes if each.arm.name == arm.name} for arm in arms}
     reference = of_arm[arms[0].name]
-    labels = {student_name(paths.BACKBONE): "Backbone, untouched", BASIC: f"{BASIC}, after basic fine-tuning"}
-    labels |= {arm.name: arm.label for arm in arms}
-    students = {student_name(at): _students(reference, at) for at in (paths.BACKBONE, 0) if reference}
-    students |= {arm: _students(runs) for arm, runs in of_arm.items() if runs}
+    labels = {
+        student_name(paths.BACKBONE): "Backbone, untouched",
+        BASIC: f"{BASIC}, after basic fine-tuning",
+        **{arm.name: arm.label for arm in arms},
+    }
+    students = {
+        **{student_name(at): _students(reference, at) for at in (paths.BACKBONE, 0) if reference},
+        **{arm: _students(runs) for arm, runs in of_arm.items() if runs},
+    }
     rows = {
         each: _row(name, each, labels[each], of, {} if each == plan.RANDOM else students.get(plan.RANDOM, {}))
         for each, of in students.items()

@@ -153,8 +153,10 @@ def _choose_verdicts(
         replies = ordered.filter(instruction_id=identity).iter_rows(named=True)
         text = texts[identity]
         judged = {"teacher": text["response"], "student": students.get(identity)}
-        shown = [types.Answer(f"{who}'s answer", "", _short(said or "")) for who, said in judged.items()]
-        shown += [_reply(row, several=several) for row in replies]
+        shown = [
+            *(types.Answer(f"{who}'s answer", "", _short(said or "")) for who, said in judged.items()),
+            *(_reply(row, several=several) for row in replies),
+        ]
         found.append(types.Example(why, text["task_type"], show_instruction(text), tuple(shown)))
     return tuple(found)
 

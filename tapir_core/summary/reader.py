@@ -313,8 +313,11 @@ def _counted(values: pl.Series) -> dict[str, int]:
 
 def _decontamination(reader: RunReader) -> types.Decontamination | None:
     """What was looked for and found; nothing before the pool was looked through, or where nothing is looked for."""
-    places = {"pool": stages.CONTAMINATED.at(), "pool, held-out": stages.HELDOUT_OVERLAP.at()}
-    places |= {f"expansion, {round_name(n)}": stages.CONTAMINATED.at(n) for n in reader.run.config.round_numbers}
+    places = {
+        "pool": stages.CONTAMINATED.at(),
+        "pool, held-out": stages.HELDOUT_OVERLAP.at(),
+        **{f"expansion, {round_name(n)}": stages.CONTAMINATED.at(n) for n in reader.run.config.round_numbers},
+    }
     found = {place: rows for place, at in places.items() if (rows := reader.rows(at)) is not None}
     if not any(place.startswith("pool") for place in found):
         return None
@@ -387,10 +390,12 @@ def _seconds_left(
             seconds = sum(stage.seconds for stage in reader.summarise_stages((at.name,), at.number))
         if seconds:  # what was taken over from another run took no time here
             took[at.name].append(seconds)
-    # What a quick stage will take is not counted before the first of them was seen.
-    expected = {name: 0.0 for name, stage in stages.STAGES.items() if not stage.asks and not stage.trains}
-    expected |= {name: 3600 * hours / planned[name] for name, hours in likely_hours.items() if name in planned}
-    expected |= {name: fmean(seconds) for name, seconds in took.items()}
+    expected = {
+        # What a quick stage will take is not counted before the first of them was seen.
+        **{name: 0.0 for name, stage in stages.STAGES.items() if not stage.asks and not stage.trains},
+        **{name: 3600 * hours / planned[name] for name, hours in likely_hours.items() if name in planned},
+        **{name: fmean(seconds) for name, seconds in took.items()},
+    }
     return sum(expected[name] for name in left) if expected.keys() >= set(left) else None
 
 
