@@ -189,12 +189,14 @@ class Costs:
         in_flight = (self.config.calls.concurrency if endpoint else student.concurrency) * servers
         at_once = max(1.0, min(in_flight, calls))
         each_takes = {"requests_per_minute": 1.0, "tokens_per_minute": tokens}
+        is_ours = endpoint is None and student.served_by != "others"
         slowest: list[float] = [
-            60 * calls * each / limit / servers
-            for name, each in each_takes.items()
-            if (limit := getattr(endpoint, name, None))
+            *(
+                60 * calls * each / limit / servers
+                for name, each in each_takes.items()
+                if (limit := getattr(endpoint, name, None))
+            ),
+            calls * getattr(endpoint, "latency_ms", 0) / 1000 / at_once,
+            calls * tokens * self.token_seconds if is_ours else 0.0,
         ]
-        slowest.append(calls * getattr(endpoint, "latency_ms", 0) / 1000 / at_once)
-        if endpoint is None and student.served_by != "others":
-            slowest.append(calls * tokens * self.token_seconds)
         return max(calls * speed.seconds(line.completion_tokens) / min(at_once, speed.at_once or at_once), *slowest)
