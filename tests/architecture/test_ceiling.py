@@ -19,7 +19,7 @@ CEILINGS = {
     "flows/commands": 1130,
     "flows/commands/diagnosis": 485,
     "flows/prefect_server": 330,
-    "tapir_core": 1908,
+    "tapir_core": 1909,
     "tapir_core/calls": 2419,
     "tapir_core/comparison": 694,
     "tapir_core/config": 1531,
