@@ -11,7 +11,9 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -19,6 +21,9 @@ import polars as pl
 from tapir_core import errors, paths, text
 from tapir_core.config import BenchmarkConfig, RunConfig
 from tapir_core.storage import Storage
+
+_READERS = 8
+"""Parts that are read at once, since each waits for a disk or for S3."""
 
 TRAIN_AGAIN = "put back a copy of it, or remove its folder, and `tapir run` trains again"
 """What to do about a damaged file of a checkpoint."""
@@ -159,7 +164,8 @@ def read_rows(storage: Storage, folder: str) -> pl.DataFrame:
     manifest = read_manifest(storage, folder)
     if manifest is None:
         raise FileNotFoundError(f"{storage.root}/{paths.manifest_file(folder)}")
-    frames = [read_part(storage, folder, part) for part in manifest.parts]
+    with ThreadPoolExecutor(_READERS) as readers:
+        frames = list(readers.map(partial(read_part, storage, folder), manifest.parts))
     if not frames:
         return pl.DataFrame(schema=dict.fromkeys(manifest.columns, pl.String))
     # A part whose rows have nothing in a column may lack it.

@@ -24,7 +24,7 @@ CEILINGS = {
     "tapir_core/comparison": 694,
     "tapir_core/config": 1531,
     "tapir_core/curriculum": 644,
-    "tapir_core/data": 1078,
+    "tapir_core/data": 1082,
     "tapir_core/estimate": 577,
     "tapir_core/evaluation": 935,
     "tapir_core/judging": 493,

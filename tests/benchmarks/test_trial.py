@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks.trial import bundle
+from benchmarks.trial import answers, bundle
 from benchmarks.trial.__main__ import Job, Trial
 from benchmarks.trial.arms import ARMS
 from benchmarks.trial.model import LOSSES, MACHINES, Row, decode, load, score, train
@@ -236,3 +237,35 @@ def test_the_table_of_the_page_is_that_of_the_recorded_results():
     for page in ("when-it-pays.md", "LOG.md"):
         told = (REPOSITORY / "docs" / page).read_text().replace("−", "-")
         assert all(apart[arm] in told for arm in ("forward_kl", "fresh", "prefer")), page
+
+
+def test_of_several_answers_each_arm_takes_its_own():
+    wrong, likely, sure = Row([1], [5], t=[-3.0]), Row([1], [6], t=[-0.1]), Row([1], [7], right=True, t=[-2.0])
+    drawn = [[wrong, likely, sure, sure], [wrong] * 4]
+    found = {name: [row.answer[0] for row in take(drawn)] for name, take in answers.ARMS.items()}
+    assert found == {
+        "one": [5, 5],
+        "all": [5, 6, 7, 7, 5, 5, 5, 5],
+        "likeliest": [6, 5],
+        "all_right": [7, 7],
+        "best": [7],
+    }
+
+
+def test_several_answers_are_tried_and_shown(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setitem(answers.ARMS, "all_right", lambda prompts: [prompts[0][0]])  # the tiny one is never right
+    monkeypatch.setitem(answers.ARMS, "best", lambda prompts: [prompts[0][1]])
+    for name in ("teacher", "s0"):
+        (tmp_path / "trial" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "trial" / name).symlink_to(tiny)
+    pair = partial(standin, given=SimpleNamespace(student=tiny))
+    monkeypatch.setitem(answers.PAIRS, "standin", lambda folder, _, small: pair(folder, small=small))
+    answers.run(tmp_path / "trial", tmp_path / "found", small=True)
+    assert capsys.readouterr().out.count(": dev ") == 6
+    answers.run(tmp_path / "trial", tmp_path / "found", small=True)
+    assert capsys.readouterr().out == "", "all was there"
+    lines = list(answers.show(tmp_path / "found"))
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [*answers.ARMS, "prompts"]
+    told = json.loads((tmp_path / "found" / "results" / "prompts-s1.json").read_text())
+    assert (told["different"], told["examples"], len(told["dev"]["right"])) == (64, 64, 16)

@@ -1,3 +1,5 @@
+import threading
+
 import polars as pl
 import pytest
 
@@ -20,6 +22,20 @@ def test_rows_come_back_in_the_order_of_the_parts(tmp_path):
     assert read_rows(storage, "seeds")["instruction_id"].to_list() == ["b", "a", "a", "b"]
     assert ref.rows == 4
     assert read_part(storage, "seeds", first).equals(ROWS)
+
+
+def test_parts_are_read_at_once(tmp_path, monkeypatch):
+    storage, both = Storage(tmp_path), threading.Barrier(2, timeout=10)
+    write(storage, write_part(storage, "seeds", ROWS), write_part(storage, "seeds", ROWS.reverse()))
+    read_bytes = storage.read_bytes
+
+    def read_together(path):
+        if path.endswith(".parquet"):
+            both.wait()  # one that is read after the other waits in vain
+        return read_bytes(path)
+
+    monkeypatch.setattr(storage, "read_bytes", read_together)
+    assert read_rows(storage, "seeds")["instruction_id"].to_list() == ["a", "b", "b", "a"]
 
 
 def test_equal_rows_have_equal_names_and_are_written_once(tmp_path):
