@@ -95,37 +95,18 @@ def in_words(found: Mapping[str, run_folder.Settled]) -> Iterator[str]:
 def _probes(config: RunConfig) -> dict[str, _Probe]:
     """All samplings of all endpoints that may refuse something, by name."""
     teacher, judge = config.teacher, config.judge
-    labelled = _by_schema("teacher.label_replies", teacher.label_replies, teacher.endpoint)
-    probes = [
-        _Probe("teacher.endpoint", "teacher.labelling", teacher.endpoint, teacher.labelling, "teacher", 0, *labelled),
-        *(
-            _Probe("teacher.endpoint", f"teacher.{name}", teacher.endpoint, getattr(teacher, name), "teacher")
-            for name in ("answering", "expanding", "refining")
-        ),
-        *(
-            _Probe(
-                where,
-                "judge.sampling",
-                each,
-                judge.sampling,
-                "judge",
-                0,
-                *_by_schema("judge.replies", judge.replies, each),
-            )
-            for where, each in judge.endpoints.items()
-        ),
-        *(
-            _Probe(
-                "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge",
-                f"evaluation.benchmarks.{name}.sampling",
-                config.judge_of(benchmark),
-                benchmark.sampling,
-                "judge",
-                benchmark.logprobs_asked,
-            )
-            for name, benchmark in config.evaluation.judged.items()
-        ),
-    ]
+    probes: list[_Probe] = []
+    for name in ("labelling", "answering", "expanding", "refining"):
+        sampling, replies = getattr(teacher, name), teacher.label_replies if name == "labelling" else "text"
+        form = _by_schema("teacher.label_replies", replies, teacher.endpoint)
+        probes.append(_Probe("teacher.endpoint", f"teacher.{name}", teacher.endpoint, sampling, "teacher", 0, *form))
+    for where, endpoint in judge.endpoints.items():
+        form = _by_schema("judge.replies", judge.replies, endpoint)
+        probes.append(_Probe(where, "judge.sampling", endpoint, judge.sampling, "judge", 0, *form))
+    for name, benchmark in config.evaluation.judged.items():
+        where = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
+        how, endpoint = f"evaluation.benchmarks.{name}.sampling", config.judge_of(benchmark)
+        probes.append(_Probe(where, how, endpoint, benchmark.sampling, "judge", benchmark.logprobs_asked))
     # The stand-in accepts all parameters, but no schema.
     asked = (each for each in probes if each.replies or not each.endpoint.takes_all)
     return {f"{each.how} at {each.where}": each for each in asked}

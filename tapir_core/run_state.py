@@ -112,7 +112,9 @@ def _draws_alike(config: RunConfig, number: int) -> bool:
     """Whether a round and the next roll out on prompts of one kind, so that what their tokens say can be compared."""
     one, other = (
         (
-            *(each.selection, each.alpha, each.objective.shaping_of("rollout")),
+            each.selection,
+            each.alpha,
+            each.objective.shaping_of("rollout"),
             each.objective.shaping_of("score").get("first_tokens"),
         )
         for each in map(config.round, (number, number + 1))

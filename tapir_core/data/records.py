@@ -374,13 +374,12 @@ def _once(pairs: list[tuple[str, Any]]) -> Any:
     if len(found) < len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         return SaidTwiceError(f"`{twice}` stands twice in one object; leave one out")
-    held = (
-        each
-        for value in found.values()
-        if type(value) in _MAY_SAY_TWICE
-        for each in (value if isinstance(value, list) else [value])
-    )
-    return next((each for each in held if isinstance(each, SaidTwiceError)), found)
+    for value in found.values():
+        if type(value) in _MAY_SAY_TWICE:
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, SaidTwiceError):
+                    return each
+    return found
 
 
 _MAY_SAY_TWICE = (list, SaidTwiceError)
