@@ -216,7 +216,7 @@ def _drive(shown: live.ShownFlows) -> Callable[[matching.MatchedRun], None]:
 
     def drive(matched: matching.MatchedRun) -> None:
         shown.connect()
-        whole_run.drive_matched(matched, partial(shown.do, "distil"), whole_run.count_round, say=terminal.say)
+        whole_run.drive_matched(matched, partial(shown.do, "distil"), say=terminal.say)
 
     return drive
 
