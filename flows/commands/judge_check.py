@@ -227,15 +227,11 @@ def _lines(found: CheckedJudge) -> list[str]:
     ]
 
 
-def _interval(right: statistics.Estimate) -> str:
-    return NOTHING if right.low is None or right.high is None else f"{right.low:.0%} to {right.high:.0%}"
-
-
 _COLUMNS: tuple[tuple[str, Callable[[Group], str]], ...] = (
     ("", lambda group: group.name),
     ("pairs", lambda group: count(group.right.n + group.unscored)),
     ("right", lambda group: NOTHING if group.right.value is None else f"{group.right.value:.0%}"),
-    ("95 % interval", lambda group: _interval(group.right)),
+    ("95 % interval", lambda group: group.right.span("{:.0%}".format) or NOTHING),
     ("ties", lambda group: count(group.ties)),
     ("unscored", lambda group: count(group.unscored)),
 )
