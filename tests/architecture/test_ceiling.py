@@ -16,7 +16,7 @@ SLACK = 15
 
 CEILINGS = {
     "flows": 1232,
-    "flows/commands": 1126,
+    "flows/commands": 1116,
     "flows/commands/diagnosis": 485,
     "flows/prefect_server": 330,
     "tapir_core": 1921,
