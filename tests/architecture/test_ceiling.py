@@ -35,7 +35,7 @@ CEILINGS = {
     "tapir_core/store_admin": 330,
     "tapir_core/summary": 469,
     "tasks": 2089,
-    "tasks/engines": 1767,
+    "tasks/engines": 1765,
     "tasks/engines/in_vllm": 29,
     "tasks/engines/training": 1453,
 }
