@@ -79,11 +79,11 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The examples that fit, in memory-mapped files, and how many did not."""
+    """The examples that fit, in memory-mapped files, and how many did not; a data set for torch's loader."""
 
     rows: Any
     """A data set of Hugging Face: `input_ids` and `prompt_length` of each conversation, those of a pair one after the
-    other, and last a filler that is all prompt. `conversations` gives some with their labels."""
+    other, and last a filler that is all prompt."""
     lengths: Lengths
     """Tokens of each example."""
     prompt_lengths: Lengths
@@ -105,8 +105,13 @@ class Corpus:
         row = self.rows[index * self.width + answer]
         return Example(row["input_ids"], row["prompt_length"])
 
-    def conversations(self, numbers: list[int]) -> list[dict[str, Any]]:
-        """Rows by their places, each with its labels and `number`."""
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitems__(self, examples: list[int]) -> list[dict[str, Any]]:
+        """The conversations of these examples, each with its labels and its place as `number`; for none the filler."""
+        places = (example * self.width + each for example in examples for each in range(self.width))
+        numbers = [*places] or [len(self.rows) - 1]
         found = self.rows.__getitems__(numbers)
         learnt = [Example(row["input_ids"], row.pop("prompt_length"), teacher=row.get("teacher", [])) for row in found]
         return [
