@@ -241,7 +241,7 @@ def count_round(run: RunFolder, number: int) -> Training:
     Raises:
         ConfigError: it cannot be trained with.
     """
-    [found] = launch.count_trainings([_job(run, TRAIN.at(number))])
+    found = launch.count_training(_job(run, TRAIN.at(number)))
     return Training(found.examples, found.total_tokens, found.trained_tokens, found.steps, found.epochs)
 
 

@@ -10,8 +10,8 @@ The examples of all epochs are one stream in a seeded order; every batch is full
 cut. A batch is made of a few *bundles* of examples of like length, drawn at random: bundles make padding small, and
 several of them keep a batch from being of one length, and so of one kind of task, whose gradient serves that kind only.
 A *group* is what all ranks hold at one time. The trainer counts steps and tokens by these batches, and so does who
-wants to know before: they agree to the token. For the latter a child runs this module (jobs as JSON on its standard
-input, counts as one line on its output), which loads the tokenizer. Given a checkpoint, and maybe
+wants to know before: they agree to the token. For the latter a child runs this module (a job as JSON on its standard
+input, its count as one line on its output), which loads the tokenizer. Given a checkpoint, and maybe
 a chat template, the child renders a conversation for the student instead (`chat.render_sample`).
 """
 
@@ -476,8 +476,8 @@ def _plan(job: TrainingJob, corpus: Corpus, world_size: int, epochs: float) -> B
     return plan_batches(corpus.held_lengths, micro_batch_size=held, **common)
 
 
-def main(*paths: str) -> int:
-    """In the child: print what each job of the standard input comes to; or, of a student in a folder, what it is asked,
+def main(*paths: str) -> None:
+    """In the child: print what the job of the standard input comes to; or, of a student in a folder, what it is asked,
     and with conversations the ids of each and where its answer begins.
     """
     given = sys.stdin.read()
@@ -491,9 +491,7 @@ def main(*paths: str) -> int:
     elif paths:
         print(json.dumps(chat.render_sample(*map(Path, paths))))
     else:
-        jobs = (TrainingJob(**each) for each in json.loads(given))
-        print(json.dumps([asdict(plan_training(job, world_size=1).count()) for job in jobs]))
-    return 0
+        print(json.dumps(asdict(plan_training(TrainingJob(**json.loads(given)), world_size=1).count())))
 
 
 if __name__ == "__main__":
