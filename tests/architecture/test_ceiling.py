@@ -34,7 +34,7 @@ CEILINGS = {
     "tapir_core/standin": 814,
     "tapir_core/store_admin": 330,
     "tapir_core/summary": 469,
-    "tasks": 2086,
+    "tasks": 2085,
     "tasks/engines": 1765,
     "tasks/engines/in_vllm": 29,
     "tasks/engines/training": 1445,
