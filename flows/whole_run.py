@@ -220,9 +220,9 @@ def is_finished(matched: matching.MatchedRun) -> bool:
     if not matched.kept:
         return False
     config = matching.with_sizes(matched.config, matched.sizes)
-    if run_state.lacks_run(config, gather_files(config)):
-        return False
-    return matching.is_matched(matched.targets, read_trainings(RunFolder(matched.ref)))
+    return not run_state.lacks_run(config, gather_files(config)) and matching.is_matched(
+        matched.targets, read_trainings(RunFolder(matched.ref))
+    )
 
 
 @dataclass(frozen=True, slots=True)

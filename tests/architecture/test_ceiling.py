@@ -15,7 +15,7 @@ SLACK = 15
 """Statements that a ceiling may lie above its folder, so that what was cut stays cut."""
 
 CEILINGS = {
-    "flows": 1232,
+    "flows": 1230,
     "flows/commands": 1116,
     "flows/commands/diagnosis": 485,
     "flows/prefect_server": 330,
@@ -35,9 +35,9 @@ CEILINGS = {
     "tapir_core/store_admin": 330,
     "tapir_core/summary": 469,
     "tasks": 2085,
-    "tasks/engines": 1765,
+    "tasks/engines": 1763,
     "tasks/engines/in_vllm": 29,
-    "tasks/engines/training": 1445,
+    "tasks/engines/training": 1443,
 }
 """Folder → most statements, without those of the folders below it."""
 

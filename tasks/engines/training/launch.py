@@ -184,9 +184,7 @@ class Attempt:
 
     def summary(self) -> TrainingSummary | None:
         """The finished training, if there is one."""
-        if not self.summary_file.exists():
-            return None
-        return TrainingSummary(**json.loads(self.summary_file.read_text()))
+        return TrainingSummary(**json.loads(self.summary_file.read_text())) if self.summary_file.exists() else None
 
 
 @dataclass(frozen=True, slots=True)
