@@ -81,8 +81,8 @@ def run(
             f"  --amend --set curriculum.task_types={file}\n"
             "or put the table into the configuration, and give the command with --amend."
         )
-        return
-    require_figures(summary)
+    else:
+        require_figures(summary)
 
 
 def retry_judge(
