@@ -307,7 +307,7 @@ def main() -> None:
             raise SystemExit("vLLM is built for the CPU here; run `make setup STUDENT=vllm-cuda`")
     # On one card, in this process and in its children.
     os.environ[machine.GPUS_VARIABLE] = gpus[0] if gpus else ""
-    held, failed = machine.gpu_memory(held=True), False
+    held, failed = machine.gpu_memory("used"), False
 
     def tell(name: str, measure: Callable[[], dict[str, Any]]) -> None:
         nonlocal failed
@@ -316,7 +316,7 @@ def main() -> None:
             found = measure()
         except (Exception, SystemExit) as exc:
             failed, found = True, {"error": f"{type(exc).__name__}: {exc}"}
-        held.extend(machine.gpu_memory(held=True))
+        held.extend(machine.gpu_memory("used"))
         print(json.dumps({**found, "name": name, "took_seconds": round(time.monotonic() - began)}), flush=True)
 
     with tempfile.TemporaryDirectory() as folder:

@@ -404,7 +404,7 @@ def compare_from_form(
         _in_flow_run(
             matched.planned(),
             matched.ref,
-            lambda ref: whole_run.drive_matched(matched, _distil, train.count_round, say=get_run_logger().info),
+            lambda ref: whole_run.drive_matched(matched, _distil, say=get_run_logger().info),
         )
 
     tag_flow_run(f"comparison-{name}", name=name)

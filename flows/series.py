@@ -133,31 +133,21 @@ def run_comparison(
     for place, planned in enumerate(left):
         name, began = planned.ref.name, time.monotonic()
         say(f"run {place + 1} of {len(left)}: {name} ({planned.arm.label}); {_time_left(left[place:], took)}")
-        why = _try(plan, planned, drive)
-        if why:
-            failed[name] = why
-        else:
+        # Looked at anew: what was finished may have been taken up again since, by retry-judge for one.
+        lacking = [each.ref.name for each in plan.needs(planned) if not is_finished(matching.match_run(plan, each))]
+        try:
+            if lacking:
+                raise errors.TapirError(f"it is matched to {' and '.join(lacking)}, which is not finished")
+            drive(matching.match_run(plan, planned))
             took.append((planned.arm, time.monotonic() - began))
+        except Exception as error:  # told, and the comparison ends as failed; the other runs do not wait for it
+            failed[name] = _told(error)
         # What does not fit, or was only made for others to be matched to, is for the end to refuse or to replace.
-        if results and not why and name not in brought and _fits(plan, made := _read(plan, planned), brought.values()):
+        is_new = name not in failed and name not in brought
+        if results and is_new and _fits(plan, made := _read(plan, planned), brought.values()):
             results.write(made)
-        say(f"{name}: {'failed' if why else 'finished'} after {formats.duration(time.monotonic() - began)}")
+        say(f"{name}: {'failed' if name in failed else 'finished'} after {formats.duration(time.monotonic() - began)}")
     return failed
-
-
-def _try(
-    plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[matching.MatchedRun], object]
-) -> errors.TapirError | None:
-    """Finish a run; why it failed, or nothing."""
-    # Looked at anew: what was finished may have been taken up again since, by retry-judge for one.
-    lacking = [each.ref.name for each in plan.needs(planned) if not is_finished(matching.match_run(plan, each))]
-    try:
-        if lacking:
-            raise errors.TapirError(f"it is matched to {' and '.join(lacking)}, which is not finished")
-        drive(matching.match_run(plan, planned))
-    except Exception as error:  # told, and the comparison ends as failed; the other runs do not wait for it
-        return _told(error)
-    return None
 
 
 def _told(error: Exception) -> errors.TapirError:

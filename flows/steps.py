@@ -152,8 +152,12 @@ def _rows_per_shard(config: RunConfig, at: stages_.StageAt) -> int:
     Shards that others follow are those of their followers too.
     """
     following = [replace(at, name=stage.name) for stage in stages_.STAGES.values() if stage.shards_of == at.name]
-    endpoints = [endpoint for each in (at, *following) for endpoint in stages_.asked_endpoints(config, each)]
-    filled = [batches.max_rows for endpoint in endpoints if (batches := endpoint.in_batches)]
+    filled = [
+        endpoint.in_batches.max_rows
+        for each in (at, *following)
+        for endpoint in stages_.asked_endpoints(config, each)
+        if endpoint.in_batches
+    ]
     return max([config.calls.rows_per_shard, *filled])
 
 

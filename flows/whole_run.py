@@ -35,16 +35,6 @@ Do: TypeAlias = Callable[..., Any]
 """Does a work on a run, with what its flow takes beside: as a command, or as a part of a form's flow run."""
 Distil: TypeAlias = Callable[[RunFolder, str | None], object]
 """Distils an opened run to the end, or until a stage holds."""
-Count: TypeAlias = Callable[[RunFolder, int], Training]
-"""What the training of a round of an opened run will come to, once its mixture holds."""
-
-
-def count_round(run: RunFolder, number: int) -> Training:
-    """As `tasks.train.count_round`."""
-    # Not before: Prefect reads its settings when it is imported.
-    from tasks import train
-
-    return train.count_round(run, number)
 
 
 def drive(
@@ -54,7 +44,6 @@ def drive(
     say: Say,
     until: str | None = None,
     amend: bool = False,
-    count: Count = count_round,
 ) -> types.RunSummary:
     """Hold a run and ``distil`` it where something is left to do, then its baseline; what the run has come to.
 
@@ -73,7 +62,7 @@ def drive(
             if not run.storage.exists(paths.REPORT):
                 say(f"report: {report.write_report(run)}")
     if until is None:
-        drive_baseline(run, distil, say=say, count=count)
+        drive_baseline(run, distil, say=say)
     return baseline.with_baseline(summarise(run), run)
 
 
@@ -82,7 +71,7 @@ def lacks_baseline(run: RunFolder) -> bool:
     return any(not is_finished(each) for each in baseline.match_baselines(run))
 
 
-def drive_baseline(run: RunFolder, distil: Distil, *, say: Say, count: Count = count_round) -> None:
+def drive_baseline(run: RunFolder, distil: Distil, *, say: Say) -> None:
     """Finish the baseline of a finished run that nobody holds, where it is to have one.
 
     Raises:
@@ -95,7 +84,7 @@ def drive_baseline(run: RunFolder, distil: Distil, *, say: Say, count: Count = c
         as_much = sentences.AS_MUCH[equal]
         say(f"baseline of {name}: plain fine-tuning {as_much} as all its rounds, as run {matched.ref.name}")
         try:
-            drive_matched(matched, distil, count, say=say, follows=True)
+            drive_matched(matched, distil, say=say, follows=True)
         except BaseException:
             say(
                 f"run {name} is done, its baseline {matched.ref.name} is not: the same command goes on with it, and "
@@ -194,9 +183,7 @@ def evaluate_run(
         return shown
 
 
-def drive_matched(
-    matched: matching.MatchedRun, distil: Distil, count: Count, *, say: Say, follows: bool = False
-) -> None:
+def drive_matched(matched: matching.MatchedRun, distil: Distil, *, say: Say, follows: bool = False) -> None:
     """Distil a run that is matched to others, when those are finished.
 
     With ``follows`` it goes by a run whose configuration it has: its endpoints were probed for that one, and what has
@@ -211,7 +198,7 @@ def drive_matched(
             save_estimate(run, len(machine.gpu_memory()))
         distil(run, until)
 
-    drive = _Drive(matched, estimated, count, say, follows)
+    drive = _Drive(matched, estimated, say, follows)
     check_settings(matched.config, source=f"arm {matched.arm.name}")
     sizes = matched.sizes
     if matched.bought:
@@ -233,9 +220,9 @@ def is_finished(matched: matching.MatchedRun) -> bool:
     if not matched.kept:
         return False
     config = matching.with_sizes(matched.config, matched.sizes)
-    if run_state.lacks_run(config, gather_files(config)):
-        return False
-    return matching.is_matched(matched.targets, read_trainings(RunFolder(matched.ref)))
+    return not run_state.lacks_run(config, gather_files(config)) and matching.is_matched(
+        matched.targets, read_trainings(RunFolder(matched.ref))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +231,6 @@ class _Drive:
 
     matched: matching.MatchedRun
     distil: Distil
-    count: Count
     say: Say
     follows: bool
 
@@ -303,4 +289,7 @@ class _Drive:
                 raise errors.TapirError(
                     f"run {run.ref.name!r} has no {at}: {why}; arms are compared over equally many rounds"
                 )
-            return self.count(run, number), kept
+            # Not before: Prefect reads its settings when it is imported.
+            from tasks import train
+
+            return train.count_round(run, number), kept

@@ -56,11 +56,9 @@ def asked_questions(run: RunFolder, at: StageAt) -> pl.DataFrame:
     return by_question.agg(turns=pl.col("question"))
 
 
-@shard_task(BENCHMARK_ANSWERS, plan=asked_questions)
+@shard_task(BENCHMARK_ANSWERS, plan=asked_questions, when=lambda _, at: at.model is None)
 def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
-    """Answers of S_r (or of the untouched backbone, or of a model's file) to some questions."""
-    if at.model is not None:
-        return _given(run, at, rows)
+    """Answers of S_r (or of the untouched backbone) to some questions."""
     runtime, benchmark = current(run), benchmark_of(run.config, at.benchmark_name)
     student, own = runtime.student(at.number), run.config.student.sampling
     said: dict[str, tuple[calls.Message, ...]] = dict.fromkeys(rows["question_id"], ())
@@ -161,7 +159,9 @@ def _given_to_all(run: RunFolder, at: StageAt) -> pl.DataFrame:
     return judging(run.kept_config, at.benchmark_name).given_answers(at.model, items_of(run, at.benchmark_name))
 
 
-def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+@shard_task(BENCHMARK_ANSWERS, plan=asked_questions, when=lambda _, at: at.model is not None)
+def benchmark_outputs_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """What a model's file has to some questions."""
     given = _given_to_all(run, at).join(rows, on="question_id", how="semi", maintain_order="left")
     current(run).progress.row_counter(at)(rows.height)
     made = given.with_columns(prompt_tokens=pl.lit(0, pl.Int64), completion_tokens=pl.lit(0, pl.Int64))

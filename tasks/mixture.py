@@ -102,15 +102,18 @@ def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
     runtime, sampling = current(run), run.config.teacher.refining
     plain, families = rows.to_dicts(), list(map(run.config.curriculum.types.family_of, rows["task_type"]))
     prompts = {family: runtime.prompt(curriculum.refinement_prompt_name(family)) for family in {*families}}
-    texts = [
-        curriculum.render_refinement(prompts[family], show_instruction(row), row["system"], row["response"])
-        for row, family in zip(plain, families, strict=True)
-    ]
     requests = [
         asking.make_request(
-            run, "refine", runtime.teacher.identity, asking.chat(text), sampling, prompt=prompts[family]
+            run,
+            "refine",
+            runtime.teacher.identity,
+            asking.chat(
+                curriculum.render_refinement(prompts[family], show_instruction(row), row["system"], row["response"])
+            ),
+            sampling,
+            prompt=prompts[family],
         )
-        for text, family in zip(texts, families, strict=True)
+        for row, family in zip(plain, families, strict=True)
     ]
     outcomes = runtime.calls.ask(requests, runtime.teacher.source, asking.watch(run, at, asking.demand_whole))
     table = [

@@ -241,7 +241,7 @@ def count_round(run: RunFolder, number: int) -> Training:
     Raises:
         ConfigError: it cannot be trained with.
     """
-    [found] = launch.count_trainings([_job(run, TRAIN.at(number))])
+    found = launch.count_training(_job(run, TRAIN.at(number)))
     return Training(found.examples, found.total_tokens, found.trained_tokens, found.steps, found.epochs)
 
 
@@ -266,18 +266,15 @@ def _check_right(run: RunFolder, at: StageAt, lease: leases.RunLease, key: str |
 
 def _job(run: RunFolder, at: StageAt) -> launch.TrainingJob:
     config, number, mix = run.config, at.number, MIX.at(at.round)
-    mixture = run.sealed(mix)
-    if not mixture.rows:
+    if not run.sealed(mix).rows:
         raise errors.ConfigError(
             f"the mixture of round {number} is empty: no usable instruction has a task type of "
             f"curriculum.target_shares, or none is easy while the round's alpha is below 1; look at {mix.folder}, "
             'and give a broader pool, or choose seeds by `selection = { type = "hard_share" }`'
         )
-    folder = run_files.fetch_stage(run, mix)
-    rollouts, scores = (_files(run, stage.at(number)) for stage in (ROLLOUT, SCORE))
     return launch.TrainingJob(
         base=current(run).checkpoint(number - 1),
-        mixture=tuple(folder / part.name for part in mixture.parts),
+        mixture=_files(run, mix),
         output=_attempt(run, at),
         training=config.training.model_copy(update={"batch_size": config.batch_size(number)}),
         epochs=(config.round(number) if number else config.basic_tuning).epochs,
@@ -285,8 +282,8 @@ def _job(run: RunFolder, at: StageAt) -> launch.TrainingJob:
         seed=randomness.derive_seed(config.run.seed, number, "train") % 2**31,
         chat_template=config.student.template,
         objective=config.objective(number),
-        rollouts=rollouts,
-        scores=scores,
+        rollouts=_files(run, ROLLOUT.at(number)),
+        scores=_files(run, SCORE.at(number)),
         log_path=current(run).log(f"train-{number:02d}"),
     )
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.commands import init
-from flows.commands.terminal import console, print_line
+from flows.commands.terminal import console, print_lines
 from tapir_core import prices, randomness, sources, turns
 from tapir_core.config import OpenAIEndpoint, load
 from tapir_core.data import fine_tunes, readers, records
@@ -83,7 +83,8 @@ def adopt(
     trained = found.write(pool, found.held_out(int(_SPARE * (test + dev)), randomness.derive_rng(0, "adopt")))
     config.write_text(init.text_of(asked, config, rows), encoding="utf-8")
     warned = sources.clean_pool(load.load_config(config)).lost
-    lines = [
+    print_lines(
+        console,
         f"{file}: {rows:,} rows, {given:,} with an answer. {trained:,} answers are trained on, in {pool}; "
         f"{asked.teacher} is asked for {rows - trained:,}, to be compared with.",
         *(f"Left out: {count:,} {what}." for what, count in found.left_out.items()),
@@ -91,8 +92,7 @@ def adopt(
         *(f"  {each}" for each in records.first_of([*found.bad])),
         *(f"Warning: {each}." for each in (warned,) if each),
         init.next_steps(asked, config),
-    ]
-    print_line(console, "\n".join(lines))
+    )
 
 
 def _tokens(row: readers.Row) -> int:

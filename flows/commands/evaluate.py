@@ -183,14 +183,10 @@ def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, cautions: Sequence[st
     return page.table_of("Against the baseline", _COLUMNS, estimates.items(), note=sentences)
 
 
-def _interval(found: statistics.Estimate) -> str:
-    return formats.NOTHING if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
-
-
 _COLUMNS: tuple[tuple[str, Callable[[tuple[str, statistics.Estimate]], str]], ...] = (
     ("AlpacaEval 2.0", lambda row: row[0]),
     ("Value", lambda row: formats.number(row[1].value)),
     ("Standard error", lambda row: formats.number(row[1].stderr)),
-    ("95 % interval", lambda row: _interval(row[1])),
+    ("95 % interval", lambda row: row[1].span("{:.2f}".format) or formats.NOTHING),
     ("n", lambda row: formats.count(row[1].n)),
 )

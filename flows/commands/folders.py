@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.commands.terminal import Root, RunName, console, print_line, print_tables, run_ref, say
+from flows.commands.terminal import Root, RunName, console, print_lines, print_tables, run_ref, say
 from flows.driver import run_lease
 from tapir_core import calls, errors, paths, run_files, run_state, stages
 from tapir_core.comparison.baseline import read_baselines
@@ -69,13 +69,12 @@ def _print_run(run: RunFolder) -> None:
 
     Then its benchmarks, its score, what it paid and how long it may take.
     """
-    print_line(console, f"run {run.ref.name} in {run.ref.root}, created {run.record.created[:19]}")
+    print_lines(console, f"run {run.ref.name} in {run.ref.root}, created {run.record.created[:19]}")
     look = RunReader(run)
     progress = read_progress(look, kept_hours(run))
     print_tables(console, page.Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
     print_tables(console, *benchmarks.benchmark_states_tables(look))
-    for line in filter(None, (*_state(run, progress), sentences.added(*read_baselines(run)))):
-        print_line(console, line)
+    print_lines(console, *filter(None, (*_state(run, progress), sentences.added(*read_baselines(run)))))
 
 
 def _state(run: RunFolder, progress: types.RunProgress) -> tuple[str, ...]:
@@ -154,7 +153,7 @@ def _usd(run: RunFolder) -> tuple[float | None, str]:
 
 def report(name: RunName, root: Root = "runs") -> None:
     """`tapir report`."""
-    print_line(console, f"report: {write_report(RunFolder(run_ref(name, root)))}")
+    print_lines(console, f"report: {write_report(RunFolder(run_ref(name, root)))}")
 
 
 def move(
@@ -239,4 +238,4 @@ def export(
     written = run_files.export_student(run, number, folder, texts, on_file=say)
     say(f"{len(written)} files, all verified")
     say("Modelfile for Ollama: " + (f"none, for {why}" if why else "never run with it"))
-    print_line(console, f"{student_name(number)} of run {run.ref.name} is in {folder.url}")
+    print_lines(console, f"{student_name(number)} of run {run.ref.name} is in {folder.url}")

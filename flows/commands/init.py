@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import jinja2
 import typer
 
-from flows.commands.terminal import console, print_line
+from flows.commands.terminal import console, print_lines
 from tapir_core import installation, sources
 from tapir_core.calls.types import is_local
 from tapir_core.config import EMBEDDED_STUDENT, DataConfig, FilePool, load
@@ -63,7 +63,7 @@ def setup(
         raise ConfigError(f"--python {python}: {exc.strerror}; name an interpreter") from exc
     if done.returncode:
         raise MissingPrerequisite(f"the student's environment could not be built: {done.stderr.strip()}")
-    print_line(console, f"student environment: {installation.interpreter(folder)}")
+    print_lines(console, f"student environment: {installation.interpreter(folder)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ def init(
         ) from exc
     file.write_text(text_of(asked, file, rows), encoding="utf-8")
     few = sources.few_in_words(rows, load.load_config(file)) if asked.own else ""
-    print_line(console, (few and f"Warning: {few}.\n") + next_steps(asked, file))
+    print_lines(console, (few and f"Warning: {few}.\n") + next_steps(asked, file))
 
 
 def check_new(file: Path) -> None:

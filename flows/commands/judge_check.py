@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.commands.terminal import AsJson, ConfigPath, Overrides, console, print_line, print_tables, say
+from flows.commands.terminal import AsJson, ConfigPath, Overrides, console, print_lines, print_tables, say
 from flows.driver import probing_engine
 from tapir_core import errors, judging, paths, probing, prompts, randomness, run_folder, stages, statistics, text
 from tapir_core.calls import Outcome, Watch, run_key
@@ -145,8 +145,7 @@ def print_check(console: Console, found: Sequence[CheckedJudge]) -> None:
             table_of("By kind of pair", _COLUMNS, each.check.kinds),
             table_of("By task type (pairs with a better answer)", _COLUMNS, each.check.task_types),
         )
-        for line in _lines(each):
-            print_line(console, line)
+        print_lines(console, *_lines(each))
 
 
 def _as_checked(config: RunConfig) -> RunConfig:
@@ -227,15 +226,11 @@ def _lines(found: CheckedJudge) -> list[str]:
     ]
 
 
-def _interval(right: statistics.Estimate) -> str:
-    return NOTHING if right.low is None or right.high is None else f"{right.low:.0%} to {right.high:.0%}"
-
-
 _COLUMNS: tuple[tuple[str, Callable[[Group], str]], ...] = (
     ("", lambda group: group.name),
     ("pairs", lambda group: count(group.right.n + group.unscored)),
     ("right", lambda group: NOTHING if group.right.value is None else f"{group.right.value:.0%}"),
-    ("95 % interval", lambda group: _interval(group.right)),
+    ("95 % interval", lambda group: group.right.span("{:.0%}".format) or NOTHING),
     ("ties", lambda group: count(group.ties)),
     ("unscored", lambda group: count(group.unscored)),
 )

@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from flows.commands.terminal import print_line, print_tables, say
+from flows.commands.terminal import print_lines, print_tables, say
 from flows.prefect_server.server import TAG, connect_prefect, ignore_settings
 from flows.whole_run import Work
 from tapir_core import errors, run_folder
@@ -231,13 +231,11 @@ def print_summary(console: Console, summary: types.RunSummary) -> None:
         f"Report: {summary.report_path}",
         sentences.ui(summary),
     )
-    for sentence in filter(None, said):
-        print_line(console, sentence)
+    print_lines(console, *filter(None, said))
 
 
 def _print(console: Console, lines: Sequence[str]) -> None:
-    for line in lines:
-        print_line(console, f"{datetime.now():%H:%M:%S}  {line}")
+    print_lines(console, *(f"{datetime.now():%H:%M:%S}  {line}" for line in lines))
 
 
 def _bar(stage: StageProgress) -> RenderableType:

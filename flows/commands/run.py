@@ -31,8 +31,7 @@ def estimate(
         typer.echo(estimate_json(found), nl=False)
         return
     print_estimate(terminal.console, found)
-    for line in memory_lines(settings):
-        terminal.print_line(terminal.console, line)
+    terminal.print_lines(terminal.console, *memory_lines(settings))
 
 
 def memory_lines(config: RunConfig) -> list[str]:
@@ -53,10 +52,9 @@ def print_estimate(console: Console, estimate: Estimate) -> None:
     for warning in (*unpriced, *(f"data.pool: {each}" for each in estimate.notes)):
         console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if instead := estimate_table.instead_sentence(estimate):
-        terminal.print_line(console, instead)
+        terminal.print_lines(console, instead)
     console.print("Assumptions", style="bold")
-    for assumption in estimate.assumptions:
-        terminal.print_line(console, f"- {assumption}")
+    terminal.print_lines(console, *(f"- {each}" for each in estimate.assumptions))
 
 
 def run(
@@ -83,8 +81,8 @@ def run(
             f"  --amend --set curriculum.task_types={file}\n"
             "or put the table into the configuration, and give the command with --amend."
         )
-        return
-    require_figures(summary)
+    else:
+        require_figures(summary)
 
 
 def retry_judge(
@@ -102,7 +100,7 @@ def retry_judge(
     """`tapir retry-judge`."""
     ref = terminal.run_ref(name, root)
     with shown_flows(ref, terminal.console) as shown:
-        tell = partial(terminal.print_line, terminal.console)
+        tell = partial(terminal.print_lines, terminal.console)
         whole_run.retry_run(
             ref, round_number, shown.do, tell, say=terminal.say, also_terminal=also is not None, go_on=go_on
         )

@@ -71,8 +71,9 @@ def _show(compared: figures.ComparedArms, page: str, *, markdown: bool) -> str:
         typer.echo(card, nl=False)
         return card
     terminal.print_tables(terminal.console, *arms_report.narrow_tables(compared))
-    for sentence in (*figures.verdicts(compared), figures.covers_sentence(compared), f"page: {page}"):
-        terminal.print_line(terminal.console, sentence)
+    terminal.print_lines(
+        terminal.console, *figures.verdicts(compared), figures.covers_sentence(compared), f"page: {page}"
+    )
     return card
 
 
@@ -98,7 +99,7 @@ def sweep(
     said = run_state.sweep_sentence(swept)
     if not all(each.is_well for each in swept):
         raise TapirError(said)
-    terminal.print_line(terminal.console, said)
+    terminal.print_lines(terminal.console, said)
 
 
 def plan(
@@ -130,14 +131,14 @@ def plan(
         )
     terminal.print_tables(terminal.console, estimate_table.gains_table(gains))
     method, why = trial.choose(gains)
-    terminal.print_line(terminal.console, why)
+    terminal.print_lines(terminal.console, why)
     if method:
         chosen = config.with_name(f"{config.stem}-{method}.toml")
         if chosen.exists():
             raise ConfigError(f"{chosen} is there already; move it away and run the same command again")
         spelled = load.rounds_setting(settings)
         chosen.write_text(load.written(config, [*(overrides or []), spelled, *trial.settings_of(settings, method)]))
-        terminal.print_line(terminal.console, f"configuration: {chosen}")
+        terminal.print_lines(terminal.console, f"configuration: {chosen}")
 
 
 def side_by_side(
@@ -216,7 +217,7 @@ def _drive(shown: live.ShownFlows) -> Callable[[matching.MatchedRun], None]:
 
     def drive(matched: matching.MatchedRun) -> None:
         shown.connect()
-        whole_run.drive_matched(matched, partial(shown.do, "distil"), whole_run.count_round, say=terminal.say)
+        whole_run.drive_matched(matched, partial(shown.do, "distil"), say=terminal.say)
 
     return drive
 
@@ -224,4 +225,4 @@ def _drive(shown: live.ShownFlows) -> Callable[[matching.MatchedRun], None]:
 def _print_side_by_side(shown: SideBySide, report: str) -> None:
     """The tables, and where the page is."""
     terminal.print_tables(terminal.console, *side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired)
-    terminal.print_line(terminal.console, f"report: {report}")
+    terminal.print_lines(terminal.console, f"report: {report}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.terminal import Root, console, print_line, say
+from flows.commands.terminal import Root, console, print_lines, say
 from flows.prefect_server import caretaker
 from flows.prefect_server import server as prefect_server
 from tapir_core.errors import ConfigError
@@ -40,7 +40,7 @@ def up(
     for made in deploy(root, again=stood is None):
         say(f"applied {made}")
     wait_for_workers(server.api, posts, is_alive=lambda: prefect_server.living_server(root) is not None)
-    print_line(
+    print_lines(
         console,
         f"Prefect UI: {server.address} (process {server.pid}); `tapir down` ends it\n"
         f"deployments: {', '.join(prefect_server.DEPLOYMENTS)}\n"
@@ -62,7 +62,7 @@ def apply_deployments(root: Root = "runs") -> None:
     from flows.deploy import deploy
 
     applied = "".join(f"applied {made}\n" for made in deploy(root, again=True))
-    print_line(
+    print_lines(
         console, f"{applied}workers that you start: {prefect_server.worker_settings(root)} prefect worker start …"
     )
 

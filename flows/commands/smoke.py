@@ -31,7 +31,7 @@ def smoke(overrides: terminal.Overrides = None) -> None:
     try:
         prove(folder, overrides or [])
     except Exception:  # told here, and raised again
-        terminal.print_line(
+        terminal.print_lines(
             terminal.console, f"FAIL after {duration(time.monotonic() - began)}; logs and run: {folder}"
         )
         raise
@@ -39,7 +39,7 @@ def smoke(overrides: terminal.Overrides = None) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder)
-    terminal.print_line(terminal.console, f"PASS: {duration(time.monotonic() - began)}")
+    terminal.print_lines(terminal.console, f"PASS: {duration(time.monotonic() - began)}")
 
 
 def prove(folder: Path, overrides: Sequence[str] = ()) -> None:
@@ -67,7 +67,7 @@ def prove(folder: Path, overrides: Sequence[str] = ()) -> None:
             try:
                 shown.do("distil", run, until)
             except Exception:  # as above: only now is it known which stage failed
-                terminal.print_line(terminal.console, f"{run_state.state_of(run).next_stage}: failed")
+                terminal.print_lines(terminal.console, f"{run_state.state_of(run).next_stage}: failed")
                 raise
 
         with _told("run"):
@@ -82,7 +82,7 @@ def _told(step: str) -> Iterator[None]:
         yield
         end = duration(time.monotonic() - began)
     finally:
-        terminal.print_line(terminal.console, f"{step}: {end}")
+        terminal.print_lines(terminal.console, f"{step}: {end}")
 
 
 def smoke_config(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import typer
 from rich.console import Console
 
-from flows.commands.terminal import AsJson, Overrides, console, errors, print_line, print_tables
+from flows.commands.terminal import AsJson, Overrides, console, errors, print_lines, print_tables
 from tapir_core import randomness, store_admin
 from tapir_core.calls import root_store_url, store_tables, store_url
 from tapir_core.config.load import load_config
@@ -73,16 +73,15 @@ def _check(console: Console, engine: sa.Engine, *, remove: bool) -> None:
         TapirError: something is, and stays so.
     """
     found = store_admin.check_store(engine)
-    print_line(console, f"{count(found.rows)} rows read, {count(len(found.places))} of them damaged")
+    print_lines(console, f"{count(found.rows)} rows read, {count(len(found.places))} of them damaged")
     if found.without_reply:
-        print_line(console, f"{count(found.without_reply)} answers have no raw reply that could prove their text")
-    for fault in found.file_faults:
-        print_line(console, f"the database says: {fault}")
+        print_lines(console, f"{count(found.without_reply)} answers have no raw reply that could prove their text")
+    print_lines(console, *(f"the database says: {fault}" for fault in found.file_faults))
     faults = Table("", ("fault", "rows"), tuple((fault, count(rows)) for fault, rows in found.faults.most_common()))
     print_tables(console, faults, table_of("", _DAMAGED, found.damaged, text_columns=len(_DAMAGED)))
     if remove and found.places:
         removed = store_admin.delete_rows(engine, found.places)
-        print_line(console, f"removed {removed:,} rows; a run that needs them asks again")
+        print_lines(console, f"removed {removed:,} rows; a run that needs them asks again")
     if found.file_faults:
         raise TapirError(
             "the database itself is damaged, and removing rows does not help. Move it away and copy what can be read "
@@ -145,13 +144,13 @@ def import_answers(
         done = store_admin.import_replies(engine, replies)
     who, lacking = config.teacher.endpoint.in_words("teacher"), found.height - len(rows)
     left_out = f"; left out for want of an answer: {count(lacking)}" if lacking else ""
-    print_line(console, f"answers of {who}, {config.teacher.answering.in_words}{left_out}")
+    print_lines(console, f"answers of {who}, {config.teacher.answering.in_words}{left_out}")
     _print_inserted(done)
 
 
 def _print_inserted(done: store_admin.Inserted) -> None:
     damaged = len(done.read.places)
-    print_line(
+    print_lines(
         console,
         f"{count(done.read.rows)} rows read: {count(done.added)} added, {count(done.already_there)} already there, "
         f"{count(done.different)} different, {count(damaged)} damaged{' and left out' if damaged else ''}",
@@ -200,14 +199,15 @@ def prune(
     with opened(store, root) as engine:
         doomed = store_admin.plan_prune(engine, chosen)
         print_tables(console, table_of("", _DOOMED, doomed, text_columns=4))
-        for line in _doomed_lines(doomed, store_admin.runs_at_stake(root, doomed), store_admin.store_size(engine)):
-            print_line(console, line)
+        print_lines(
+            console, *_doomed_lines(doomed, store_admin.runs_at_stake(root, doomed), store_admin.store_size(engine))
+        )
         if not yes or not doomed:
-            print_line(console, f"nothing is changed{'; --yes removes these rows' if doomed else ''}")
+            print_lines(console, f"nothing is changed{'; --yes removes these rows' if doomed else ''}")
             return
-        print_line(console, f"removed {store_admin.prune_answers(engine, chosen):,} rows")
+        print_lines(console, f"removed {store_admin.prune_answers(engine, chosen):,} rows")
         if not keep_room:
-            print_line(console, _compacted(store_admin.compact(engine)))
+            print_lines(console, _compacted(store_admin.compact(engine)))
 
 
 def _doomed_lines(
@@ -263,10 +263,10 @@ def print_stats(console: Console, stats: store_admin.StoreStats) -> None:
     first = min((group.first for group in stats.groups), default=None)
     last = max((group.last for group in stats.groups), default=None)
     free = f", {data_size(stats.size.free_bytes)} of it free for new rows" if stats.size.free_bytes else ""
-    print_line(console, f"{stats.store}: {count(stats.rows)} rows in {data_size(stats.size.bytes)}{free}")
+    print_lines(console, f"{stats.store}: {count(stats.rows)} rows in {data_size(stats.size.bytes)}{free}")
     if first and last:
         statuses = ", ".join(f"{count(rows)} {status}" for status, rows in stats.statuses.items())
-        print_line(console, f"{statuses}; stored from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC")
+        print_lines(console, f"{statuses}; stored from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC")
     print_tables(console, table_of("", _GROUPS, stats.groups, text_columns=4))
 
 

@@ -59,12 +59,12 @@ def serve(name: terminal.RunName, which: Which = None, root: terminal.Root = "ru
         while True:
             # A server that died is started again, at another address.
             if (endpoint := student.source()) != shown:
-                for fact, value in {
-                    "address": endpoint.base_url,
-                    "model": student.identity.model,
-                    "key": endpoint.api_key or "none",
-                }.items():
-                    terminal.print_line(terminal.console, f"{fact:<8} {value}")
+                terminal.print_lines(
+                    terminal.console,
+                    f"address  {endpoint.base_url}",
+                    f"model    {student.identity.model}",
+                    f"key      {endpoint.api_key or 'none'}",
+                )
                 terminal.say("serves this machine alone, until Ctrl-C")
                 shown = endpoint
             time.sleep(_LOOK_SECONDS)

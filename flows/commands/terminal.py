@@ -50,9 +50,10 @@ def run_ref(name: str, root: str) -> run_folder.RunRef:
     return run_folder.RunRef(root, name)
 
 
-def print_line(console: Console, line: str) -> None:
-    """A line as it is: it is not broken, so that paths and addresses can be copied."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+def print_lines(console: Console, *lines: str) -> None:
+    """Lines as they are: none is broken, so that paths and addresses can be copied."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -511,9 +511,8 @@ def _kept_server(root: str) -> PrefectServer | None:
 
 def _is_ours(server: PrefectServer) -> bool:
     """Whether the recorded process still is that caretaker, and no later process with its number."""
-    here = processes.Holder.this_process()
-    caretaker = replace(here, boot_id=server.boot_id, pid=server.pid, process_started=server.process_started)
-    return bool(caretaker.lives())
+    host = processes.Holder.this_process().host
+    return bool(processes.Holder(host, server.boot_id, server.pid, server.process_started).lives())
 
 
 def _asynchronous(url: str) -> str:

@@ -115,25 +115,21 @@ class Gpus:
                     self._held.close()
 
 
-def gpu_memory(*, held: bool = False) -> list[int]:
-    """Bytes of each GPU that may be used, or those of them that are ``held``; none where they cannot be told."""
-    return _bytes_of_gpus("memory.used" if held else "memory.total")
+def gpu_memory(which: str = "total") -> list[int]:
+    """Bytes of each GPU that may be used; none where they cannot be told. ``which``: "total", "used" or "free"."""
+    told = (line.split() for line in _of_visible_gpus(f"memory.{which}"))
+    return [int(words[0]) * 2**20 for words in told if words[0].isdigit()]
 
 
 def free_memory() -> int:
     """Bytes that are free now: of the fullest GPU where there are any, else of this machine, or of its container."""
     if visible_gpus():
-        return min(_bytes_of_gpus("memory.free"), default=0)
+        return min(gpu_memory("free"), default=0)
     free = psutil.virtual_memory().available
     with suppress(OSError, ValueError):  # no container, or one without a limit
         limit, used = (int((_CGROUP / f"memory.{each}").read_text()) for each in ("max", "current"))
         free = min(free, limit - used)
     return free
-
-
-def _bytes_of_gpus(what: str) -> list[int]:
-    told = (line.split() for line in _of_visible_gpus(what))
-    return [int(words[0]) * 2**20 for words in told if words[0].isdigit()]
 
 
 def check_gpu_training() -> None:

@@ -187,9 +187,12 @@ class VllmServer(StudentServer):
         return True
 
     def _is_alike(self, checkpoint: Path) -> bool:
-        if not self._keeps or self._mould is None or not (checkpoint / exchange.LOG_PROBS).exists():
-            return False
-        return self._mould == exchange.mould(checkpoint, own_template=self.student.template is None)
+        return (
+            self._keeps
+            and self._mould is not None
+            and (checkpoint / exchange.LOG_PROBS).exists()
+            and self._mould == exchange.mould(checkpoint, own_template=self.student.template is None)
+        )
 
     def _exchanging(self) -> exchange.Exchange:
         if self._exchange is None:

@@ -1,9 +1,11 @@
 """A small comparison whose runs are built, not distilled: everything about it but its engines is real."""
 
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from flows.driver import find_stage
 from flows.series import run_comparison
@@ -58,7 +60,19 @@ class BuiltRuns:
 
     def drive(self, say: Say = lambda _: None) -> Callable[[MatchedRun], None]:
         """Drives a run of a comparison with these engines."""
-        return partial(drive_matched, distil=self.distil, count=self.count, say=say)
+
+        def drive(matched: MatchedRun) -> None:
+            with self.counting():
+                drive_matched(matched, self.distil, say=say)
+
+        return drive
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """What a training will come to is counted by these engines for the block."""
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("tasks.train.count_round", self.count)
+            yield
 
     def distil(self, run: RunFolder, until: str | None) -> None:
         self.driven.append((run.ref.name, until))

@@ -64,7 +64,8 @@ def go(
 ) -> tuple[RunFolder, Sequence[tuple[str, str | None]]]:
     """The run after the same command as a user gives it, and what was distilled."""
     made, settled = engines or Engines(), load(config, "evaluation.baseline=sft", *settings)
-    drive(settled, made.distil, count=made.count, say=([] if said is None else said).append)
+    with made.counting():
+        drive(settled, made.distil, say=([] if said is None else said).append)
     return RunFolder(RunRef(settled.run.root, settled.run.name)), made.driven
 
 
@@ -209,7 +210,8 @@ def test_a_run_that_goes_on_has_its_baseline_made_anew(config: Path) -> None:
 def test_the_baseline_of_rounds_that_are_others_by_now_is_not_told(config: Path) -> None:
     go(config)
     engines, more = Engines(), load(config, "evaluation.baseline=sft", "run.rounds=3")
-    drive(more, engines.distil, count=engines.count, say=lambda _: None, until="evaluate@3")
+    with engines.counting():
+        drive(more, engines.distil, say=lambda _: None, until="evaluate@3")
     assert added(run_of(config)).endswith("rounds are others by now; its own command makes the baseline anew.")
 
 
@@ -234,7 +236,8 @@ def test_after_an_early_stop_the_rounds_that_were_trained_count(config: Path) ->
 
 def test_a_run_of_that_name_that_is_no_baseline_is_left_alone(config: Path) -> None:
     engines = Engines()
-    drive(load(config, "run.name=q-sft"), engines.distil, count=engines.count, say=lambda _: None)
+    with engines.counting():
+        drive(load(config, "run.name=q-sft"), engines.distil, say=lambda _: None)
     own = run_of(config).ref.root
     before = RunFolder(RunRef(own, "q-sft")).config
     with pytest.raises(ConfigError, match="run 'q-sft' is no baseline"):
@@ -263,9 +266,10 @@ def test_nothing_is_told_of_a_difference_where_too_many_answers_are_missing(conf
 def test_without_the_field_a_run_that_costs_nothing_has_none_and_to_a_stage_nobody_has_one(config: Path) -> None:
     engines = Engines()
     plain = load(config)
-    drive(plain, engines.distil, count=engines.count, say=lambda _: None)
-    drive(replace_baseline(plain, "none"), engines.distil, count=engines.count, say=lambda _: None)
-    drive(replace_baseline(plain, "sft"), engines.distil, count=engines.count, say=lambda _: None, until="train@1")
+    with engines.counting():
+        drive(plain, engines.distil, say=lambda _: None)
+        drive(replace_baseline(plain, "none"), engines.distil, say=lambda _: None)
+        drive(replace_baseline(plain, "sft"), engines.distil, say=lambda _: None, until="train@1")
     assert {name for name, _ in engines.driven} == {"q"}
     assert not baseline_of(run_of(config)).storage.exists("run.json")
 

@@ -55,7 +55,8 @@ def test_a_baseline_pays_for_its_scores_alone_and_the_run_tells_what_was_added(
         distill(run.ref, until)
         asked.append((run.ref.name, sum(call.body["model"] == "teacher-1" for call in provider.calls)))
 
-    drive(config, distil, count=BuiltRuns().count, say=lambda _: None)
+    with BuiltRuns().counting():
+        drive(config, distil, say=lambda _: None)
     run = RunFolder(RunRef(config.run.root, config.run.name))
     made = baseline_of(run)
     assert {name for name, _ in asked} == {"golden", "golden-sft"}
@@ -82,10 +83,10 @@ def test_a_baseline_of_conversations_is_trained_on_whole_ones_and_judged_on_what
     tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fakes.replace_trainer(monkeypatch, fakes.train_counted)
-    with FakeProvider(answer) as provider:
+    with FakeProvider(answer) as provider, BuiltRuns().counting():
         said = {"evaluation": {"baseline": "sft"}, "training": {"batch_size": 8}}
         config = desk_config(tmp_path, provider, backbone, **said)
-        drive(config, lambda run, until: distill(run.ref, until), count=BuiltRuns().count, say=lambda _: None)
+        drive(config, lambda run, until: distill(run.ref, until), say=lambda _: None)
         close_all()
     run = RunFolder(RunRef(config.run.root, config.run.name))
     made = baseline_of(run)

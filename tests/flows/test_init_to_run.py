@@ -58,7 +58,8 @@ def test_the_file_of_init_is_well_is_estimated_and_runs_with_the_sizes_that_were
     told: list[str] = []
     given = [f"{field}={value}" for field, value in settings.items()]
     config = read_config(file, given, say=told.append)
-    drive(config, lambda run, until: distill(run.ref, until), count=BuiltRuns().count, say=told.append)
+    with BuiltRuns().counting():
+        drive(config, lambda run, until: distill(run.ref, until), say=told.append)
 
     sizes = [config.examples(number) for number in (0, 1)]
     assert [*map(int, re.findall(r"examples = auto: (\d+)", "\n".join(told)))] == sizes

@@ -255,7 +255,8 @@ def test_the_plain_baseline_is_matched_in_tokens(
         *(tmp_path, provider, "evaluation.baseline=sft", "rounds.default.examples=16", "rounds.default.epochs=1.0")
     )
     runs = Runs()
-    drive_run(config, runs.distil, say=lambda _: None, count=runs.count)
+    with runs.counting():
+        drive_run(config, runs.distil, say=lambda _: None)
     run = RunFolder(RunRef(config.run.root, config.run.name))
     [beside] = match_baselines(run)
     assert is_finished(beside)

@@ -66,7 +66,8 @@ def run_page(root: Path, provider: FakeProvider, *settings: str) -> RunFolder:
     (root / "my_run.toml").write_text(CONFIG)
     tapir("standin", "write", str(root / "my_instructions.json"), "--rows", "240")
     config = load_config(root / "my_run.toml", overrides(root, provider, *settings))
-    drive(config, lambda run, until: distill(run.ref, until), count=BuiltRuns().count, say=lambda _: None)
+    with BuiltRuns().counting():
+        drive(config, lambda run, until: distill(run.ref, until), say=lambda _: None)
     return RunFolder(RunRef(config.run.root, config.run.name))
 
 

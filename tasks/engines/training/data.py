@@ -10,8 +10,8 @@ The examples of all epochs are one stream in a seeded order; every batch is full
 cut. A batch is made of a few *bundles* of examples of like length, drawn at random: bundles make padding small, and
 several of them keep a batch from being of one length, and so of one kind of task, whose gradient serves that kind only.
 A *group* is what all ranks hold at one time. The trainer counts steps and tokens by these batches, and so does who
-wants to know before: they agree to the token. For the latter a child runs this module (jobs as JSON on its standard
-input, counts as one line on its output), which loads the tokenizer. Given a checkpoint, and maybe
+wants to know before: they agree to the token. For the latter a child runs this module (a job as JSON on its standard
+input, its count as one line on its output), which loads the tokenizer. Given a checkpoint, and maybe
 a chat template, the child renders a conversation for the student instead (`chat.render_sample`).
 """
 
@@ -79,11 +79,11 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The examples that fit, in memory-mapped files, and how many did not."""
+    """The examples that fit, in memory-mapped files, and how many did not; a data set for torch's loader."""
 
     rows: Any
     """A data set of Hugging Face: `input_ids` and `prompt_length` of each conversation, those of a pair one after the
-    other, and last a filler that is all prompt. `conversations` gives some with their labels."""
+    other, and last a filler that is all prompt."""
     lengths: Lengths
     """Tokens of each example."""
     prompt_lengths: Lengths
@@ -105,8 +105,13 @@ class Corpus:
         row = self.rows[index * self.width + answer]
         return Example(row["input_ids"], row["prompt_length"])
 
-    def conversations(self, numbers: list[int]) -> list[dict[str, Any]]:
-        """Rows by their places, each with its labels and `number`."""
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitems__(self, examples: list[int]) -> list[dict[str, Any]]:
+        """The conversations of these examples, each with its labels and its place as `number`; for none the filler."""
+        places = (example * self.width + each for example in examples for each in range(self.width))
+        numbers = [*places] or [len(self.rows) - 1]
         found = self.rows.__getitems__(numbers)
         learnt = [Example(row["input_ids"], row.pop("prompt_length"), teacher=row.get("teacher", [])) for row in found]
         return [
@@ -471,8 +476,8 @@ def _plan(job: TrainingJob, corpus: Corpus, world_size: int, epochs: float) -> B
     return plan_batches(corpus.held_lengths, micro_batch_size=held, **common)
 
 
-def main(*paths: str) -> int:
-    """In the child: print what each job of the standard input comes to; or, of a student in a folder, what it is asked,
+def main(*paths: str) -> None:
+    """In the child: print what the job of the standard input comes to; or, of a student in a folder, what it is asked,
     and with conversations the ids of each and where its answer begins.
     """
     given = sys.stdin.read()
@@ -486,9 +491,7 @@ def main(*paths: str) -> int:
     elif paths:
         print(json.dumps(chat.render_sample(*map(Path, paths))))
     else:
-        jobs = (TrainingJob(**each) for each in json.loads(given))
-        print(json.dumps([asdict(plan_training(job, world_size=1).count()) for job in jobs]))
-    return 0
+        print(json.dumps(asdict(plan_training(TrainingJob(**json.loads(given)), world_size=1).count())))
 
 
 if __name__ == "__main__":

@@ -184,9 +184,7 @@ class Attempt:
 
     def summary(self) -> TrainingSummary | None:
         """The finished training, if there is one."""
-        if not self.summary_file.exists():
-            return None
-        return TrainingSummary(**json.loads(self.summary_file.read_text()))
+        return TrainingSummary(**json.loads(self.summary_file.read_text())) if self.summary_file.exists() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,15 +279,14 @@ def run_ranks(job: TrainingJob, meet: Meet, on_progress: Callable[[TrainingProgr
             raise explain(job, code, ranks[0].output())
 
 
-def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
-    """What ``training.json`` of each job will say of examples, steps and tokens; reads bases and mixtures, no more.
+def count_training(job: TrainingJob) -> TrainingCount:
+    """What ``training.json`` of a job will say of examples, steps and tokens; reads base and mixture, no more.
 
     Raises:
-        ConfigError: a base or a mixture cannot be trained with, as `train_student` would say.
+        ConfigError: the base or the mixture cannot be trained with, as `train_student` would say.
         EngineError: the count failed.
     """
-    counts = _ask_child("the tokens of a training could not be counted", json.dumps([job.to_json() for job in jobs]))
-    return [TrainingCount(**each) for each in counts]
+    return TrainingCount(**_ask_child("the tokens of a training could not be counted", json.dumps(job.to_json())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -492,10 +489,10 @@ def _follow(
         time.sleep(_POLL_SECONDS)
 
 
-def exit_code(work: Callable[[], int]) -> int:
+def exit_code(work: Callable[[], int | None]) -> int:
     """Of a child that does ``work``; what a user can act on is printed, for `child_error` to read."""
     try:
-        return work()
+        return work() or 0
     except errors.TapirError as error:
         print(f"tapir error {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1

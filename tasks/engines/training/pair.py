@@ -177,11 +177,10 @@ def _memory(teacher: _Side) -> Compared:
     return Compared("memory", said, "" if 1.2 * size <= room else "take a smaller teacher, or a machine with more")
 
 
-def main(*folders: str) -> int:
+def main(*folders: str) -> None:
     """In a child of who drives a run: print what differs, of teacher, student and maybe a chat template."""
     sys.modules["torch"] = None  # type: ignore[assignment]  # a tokenizer needs none
     print(json.dumps([each._asdict() for each in compare_pair(*map(Path, folders)) if each.remedy]))
-    return 0
 
 
 if __name__ == "__main__":

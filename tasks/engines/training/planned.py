@@ -100,23 +100,6 @@ class Watch(TrainerCallback):
             file.write(json.dumps(asdict(progress)) + "\n")
 
 
-class Conversations(torch.utils.data.Dataset[dict[str, Any]]):
-    """Those of a corpus, given for the examples of a micro-batch; for none the filler."""
-
-    def __init__(self, corpus: data.Corpus) -> None:
-        self._corpus = corpus
-
-    def __len__(self) -> int:
-        return len(self._corpus.lengths)
-
-    def __getitems__(self, examples: list[int]) -> list[dict[str, Any]]:
-        """Of each its tokens, labels and number, of a pair both."""
-        width, filler = self._corpus.width, len(self._corpus.rows) - 1
-        return self._corpus.conversations(
-            [example * width + each for example in examples for each in range(width)] or [filler]
-        )
-
-
 class PlannedTrainer(SFTTrainer):
     """Trains what a `BatchPlan` says, in its order."""
 
@@ -134,7 +117,7 @@ class PlannedTrainer(SFTTrainer):
 
     def _load(self, cells: list[list[int]]) -> Any:
         return torch.utils.data.DataLoader(
-            Conversations(self._planned.corpus),
+            self._planned.corpus,
             batch_sampler=cells,
             collate_fn=self._collate,
             pin_memory=self.args.dataloader_pin_memory,

@@ -188,7 +188,7 @@ def test_the_first_process_tokenizes_and_the_others_map_its_files(folder: Path, 
     assert Path(first.rows.cache_files[0]["filename"]).is_relative_to(tmp_path)
     for corpus in (first, second, alone):
         assert [mark_trained(tokenizer, corpus.example(index)).count("our") for index in (0, 1)] == [0, 1]
-        learnt, filler = corpus.conversations([1, 2])
+        [learnt], [filler] = corpus.__getitems__([1]), corpus.__getitems__([])
         assert (learnt["labels"], learnt["number"]) == (corpus.example(1).labels, 1)
         assert (filler["labels"], len(filler["input_ids"])) == ([-100, -100], 2)
         assert corpus.lengths.tolist() == first.lengths.tolist()

@@ -26,7 +26,7 @@ from tasks.engines.training.launch import (
     TrainingSummary,
     alone,
     count_ranks,
-    count_trainings,
+    count_training,
     explain,
     progress_reader,
     rank_environments,
@@ -351,7 +351,7 @@ def test_what_a_training_says_of_tokens_and_steps_was_known_before_it(ground: Pa
     training = TrainingConfig(precision="fp32", batch_size=7, micro_batch_size=4, max_length=50)
     places = {"output": tmp_path / "attempt", "log_path": tmp_path / "train.log"}
     job = make_job(ground, training=training, epochs=1.5, **places)
-    [count] = count_trainings([job])
+    count = count_training(job)
     summary = train_student(job)
     assert (
         TrainingCount(**{each.name: getattr(summary, each.name) for each in dataclasses.fields(TrainingCount)}) == count
@@ -376,12 +376,11 @@ def test_a_batch_is_the_same_step_however_its_micro_batches_divide_it(ground: Pa
 
 
 @pytest.mark.slow
-def test_several_mixtures_are_counted_at_once_and_more_examples_are_more_tokens(ground: Path, tmp_path: Path) -> None:
+def test_more_examples_are_more_tokens(ground: Path, tmp_path: Path) -> None:
     half = tmp_path / "half.parquet"
     pl.read_parquet(ground / "part.parquet").head(EXAMPLES // 2).write_parquet(half)
-    one, two, twice = count_trainings(
-        [make_job(ground, mixture=(half,)), make_job(ground), make_job(ground, mixture=(half,), epochs=2.0)]
-    )
+    jobs = make_job(ground, mixture=(half,)), make_job(ground), make_job(ground, mixture=(half,), epochs=2.0)
+    one, two, twice = map(count_training, jobs)
     assert (one.examples, two.examples) == (EXAMPLES // 2, EXAMPLES)
     assert one.total_tokens < two.total_tokens
     assert (twice.total_tokens, twice.trained_tokens) == (2 * one.total_tokens, 2 * one.trained_tokens)
@@ -391,8 +390,8 @@ def test_several_mixtures_are_counted_at_once_and_more_examples_are_more_tokens(
 @pytest.mark.slow
 def test_what_cannot_be_counted_is_raised_as_a_training_would_say_it(ground: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none of the 60 examples fits training\.max_length = 3"):
-        count_trainings([make_job(ground, training=TrainingConfig(max_length=3))])
+        count_training(make_job(ground, training=TrainingConfig(max_length=3)))
     with pytest.raises(ConfigError, match=r"holds no config\.json"):
-        count_trainings([make_job(ground, base=tmp_path)])
+        count_training(make_job(ground, base=tmp_path))
     with pytest.raises(EngineError, match=r"could not be counted:(.|\n)*gone\.parquet"):
-        count_trainings([make_job(ground, mixture=(tmp_path / "gone.parquet",))])
+        count_training(make_job(ground, mixture=(tmp_path / "gone.parquet",)))
