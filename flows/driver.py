@@ -205,7 +205,7 @@ def _own_flow_run() -> str | None:
     """Where the UI shows the flow run of a deployment that this process was started for."""
     flow_run = os.environ.get("PREFECT__FLOW_RUN_ID")
     api = os.environ.get("PREFECT_API_URL", "").rstrip("/")
-    shown_at = os.environ.get("PREFECT_UI_URL", api.removesuffix("/api"))
+    shown_at = os.environ.get("PREFECT_UI_URL") or api.removesuffix("/api")
     return f"{shown_at}/runs/flow-run/{flow_run}" if flow_run else None
 
 

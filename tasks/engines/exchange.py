@@ -156,6 +156,7 @@ class Exchange:
 
     def _load(self, checkpoint: Path) -> None:
         new = self._path.with_name(f"{SERVED}.new")
+        new.unlink(missing_ok=True)  # of an exchange that was cut off
         new.symlink_to(checkpoint.absolute())
         new.replace(self._path)
         if self._on_gpu:

@@ -35,7 +35,7 @@ CEILINGS = {
     "tapir_core/store_admin": 326,
     "tapir_core/summary": 465,
     "tasks": 2085,
-    "tasks/engines": 1763,
+    "tasks/engines": 1764,
     "tasks/engines/in_vllm": 29,
     "tasks/engines/training": 1443,
 }

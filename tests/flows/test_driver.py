@@ -28,6 +28,7 @@ def flow_run(monkeypatch: pytest.MonkeyPatch) -> str:
     """What a worker tells the process that it starts for a flow run; gives the address of that flow run."""
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "1234")
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    monkeypatch.setenv("PREFECT_UI_URL", "")  # as an empty variable of a compose file
     return "http://127.0.0.1:4200/runs/flow-run/1234"
 
 

@@ -104,6 +104,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_other_weights_are_taken_and_shown_to_be_answered_with(made: Any, tmp_path: Path) -> None:
     server, found = made()
+    (tmp_path / f"{exchange.SERVED}.new").symlink_to(tmp_path / "alike")  # of an exchange that was cut off
     assert found.take(tmp_path / "second") == 0
     assert server.orders == ["/collective_rpc", "/reset_prefix_cache"]
     assert found.take(tmp_path / "first") == 0
