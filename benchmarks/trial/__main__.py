@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.trial.arms import ARMS, ON_POLICY, best_rate
-from benchmarks.trial.material import START, UNTOUCHED, Material, Prices, marks, measure, phase, write
-from benchmarks.trial.model import BETA, CLIP, LOSSES, MACHINES, TOP_K, Element, Row, load, rounded, shuffled, train
+from benchmarks.trial.material import START, UNTOUCHED, Material, Prices, load_to_train, marks, measure, phase, write
+from benchmarks.trial.model import BETA, CLIP, LOSSES, MACHINES, TOP_K, Element, Row, rounded, shuffled, train
 from benchmarks.trial.pairs import PAIRS, Pair
 from tapir_core.text import digest
 
@@ -129,7 +129,7 @@ class Trial:
             elements = shuffled(elements, job.seed)
         gathered = time.monotonic()
         base = self.pair.student if job.start == UNTOUCHED else self.folder / START
-        model, averaged = load(base, self.machine, to_train=True), job.arm == "fresh" and job.unit == "seconds"
+        model, averaged = load_to_train(base, self.machine), job.arm == "fresh" and job.unit == "seconds"
         settings = {"rate": job.rate, "batch": sizes.batch, "averaged": averaged}
         mean = train(model, elements, LOSSES[arm.loss], self.machine, **settings)
         trained = time.monotonic()
@@ -183,7 +183,7 @@ class Trial:
 
     def _train_from_backbone(self, name: str, elements: list[Element], *, epochs: int, rate: float) -> None:
         with phase(f"training {name}"):
-            model = load(self.pair.student, self.machine, to_train=True)
+            model = load_to_train(self.pair.student, self.machine)
             for epoch in range(epochs):
                 order = shuffled(elements, epoch)
                 train(model, order, LOSSES["imitate"], self.machine, rate=rate, batch=self.pair.sizes.batch)

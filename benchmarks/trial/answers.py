@@ -21,8 +21,8 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.trial.__main__ import share
-from benchmarks.trial.material import START, Material, marks, phase, write
-from benchmarks.trial.model import LOSSES, MACHINES, Row, load, score, shuffled, train
+from benchmarks.trial.material import START, Material, load_to_train, marks, phase, write
+from benchmarks.trial.model import LOSSES, MACHINES, Row, score, shuffled, train
 from benchmarks.trial.pairs import PAIRS, Pair
 from benchmarks.trial.show import in_words
 from tapir_core.statistics import paired_values, resample
@@ -86,7 +86,7 @@ def run(trial: Path, folder: Path, *, small: bool) -> None:
         again = (shuffled(rows, 1000 * seed + number) for number in itertools.count())
         taken = [*itertools.islice(itertools.chain.from_iterable(again), SAMPLES * prompts)]
         with phase(f"training {arm}, seed {seed}"):
-            model = load(trial / START, material.machine, to_train=True)
+            model = load_to_train(trial / START, material.machine)
             train(
                 model, [(row,) for row in taken], LOSSES["imitate"], material.machine, rate=RATE, batch=pair.sizes.batch
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.trial.model import LOSSES, Machine, Row, decode, load, score, shuffled, train
+from benchmarks.trial.model import LOSSES, Element, Machine, Row, decode, load, score, shuffled, train
 from benchmarks.trial.pairs import Item, Pair
 
 _MEASURED = {"cpu": 32, "cuda": 512}
@@ -148,6 +148,13 @@ def _kept_model(folder: Path, machine: Machine) -> Any:
     return load(folder, machine)
 
 
+def load_to_train(folder: Path, machine: Machine) -> Any:
+    """A model that learns; where memory is a machine's own, those that answer leave it before."""
+    if not machine.narrow:
+        _kept_model.cache_clear()
+    return load(folder, machine, to_train=True)
+
+
 def write(file: Path, by: Callable[[Path], Any]) -> None:
     """Whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -176,6 +183,22 @@ def measure(material: Material) -> Prices:
 
     All is done once before it is timed: the first pass of a process is slower than those after it.
     """
+    prices = Prices()
+    trained = _measure_answering(material, prices)
+    machine, batch = material.machine, material.pair.sizes.batch
+    model = load_to_train(material.folder / material.start, machine)
+    _check_scorer("trainer", score(model, [row for [row] in trained["policy"][:20]], machine))
+    for loss, elements in trained.items():
+        rows = [row for each in elements for row in each]
+        _timed(
+            *(prices, loss, rows, machine),
+            lambda of=elements, by=LOSSES[loss]: train(model, shuffled(of, 0), by, machine, rate=1e-6, batch=batch),
+        )
+    return prices
+
+
+def _measure_answering(material: Material, prices: Prices) -> dict[str, Sequence[Element]]:
+    """Loss → what it can be trained on; adds what decoding and scoring took."""
     machine, sizes = material.machine, material.pair.sizes
     teacher, student = material.model("teacher"), material.model(material.start)
     some = [material.pair.prompt(item) for item in material.pair.items["dev"][:8]]
@@ -184,43 +207,29 @@ def measure(material: Material) -> Prices:
         decode(each, some, material.pair.stops, 16, machine, temperature=1.0)
     places = range(min(_MEASURED[machine.device], sizes.prompts))
     rollouts, answers = [material.rollout(place, 0) for place in places], [material.answer(place) for place in places]
-    prices = Prices()
     for name, piece, row_at in (
         ("roll", f"rollouts-{material.start}-0-000", lambda place: material.rollout(place, 0)),
         ("teach", "answers-000", material.answer),
     ):
         prices[name] = material.seconds[piece] / sum(len(row_at(place).answer) for place in range(sizes.piece))
-
-    def timed(name: str, rows: Sequence[Row], work: Callable[[], Any]) -> Any:
-        work()
-        began = machine.wait()
-        found = work()
-        prices[name] = (machine.wait() - began) / sum(row.size for row in rows)
-        return found
-
     _check_scorer("scorer", score(student, rollouts, machine))
-    scored = timed("score", rollouts, lambda: score(teacher, rollouts, machine))
-    topped = timed("score_top", rollouts, lambda: score(teacher, rollouts, machine, top=True))
-    referred = timed("refer", answers, lambda: score(student, answers, machine))
-    pairs = [(good._replace(q=good.t), bad) for good, bad in zip(referred, rollouts, strict=True)]
-    trained = {
+    scored = _timed(prices, "score", rollouts, machine, lambda: score(teacher, rollouts, machine))
+    topped = _timed(prices, "score_top", rollouts, machine, lambda: score(teacher, rollouts, machine, top=True))
+    referred = _timed(prices, "refer", answers, machine, lambda: score(student, answers, machine))
+    return {
         "imitate": [(row,) for row in answers],
         "policy": [(row,) for row in scored],
         "forward_kl": [(row,) for row in topped],
-        "prefer": pairs,
+        "prefer": [(good._replace(q=good.t), bad) for good, bad in zip(referred, rollouts, strict=True)],
     }
-    model = load(material.folder / material.start, machine, to_train=True)
-    _check_scorer("trainer", score(model, rollouts[:20], machine))
-    for loss, elements in trained.items():
-        rows = [row for each in elements for row in each]
-        timed(
-            loss,
-            rows,
-            lambda of=elements, by=LOSSES[loss]: train(
-                model, shuffled(of, 0), by, machine, rate=1e-6, batch=sizes.batch
-            ),
-        )
-    return prices
+
+
+def _timed(prices: Prices, name: str, rows: Sequence[Row], machine: Machine, work: Callable[[], Any]) -> Any:
+    work()
+    began = machine.wait()
+    found = work()
+    prices[name] = (machine.wait() - began) / sum(row.size for row in rows)
+    return found
 
 
 def _check_padding(model: Any, prompts: Sequence[list[int]], machine: Machine) -> None:
