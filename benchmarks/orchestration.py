@@ -158,7 +158,8 @@ def make_run(root: Path, name: str, rows: int, rows_per_shard: int) -> RunFolder
     config = RunConfig.model_validate(
         {
             "run": {"name": name, "root": str(root), "rounds": 1},
-            "data": {"pool": {"type": "standin", "rows": rows}},
+            # Up to level 3 there are half a million instructions.
+            "data": {"pool": {"type": "standin", "rows": rows, "max_level": 3 if rows <= 400_000 else 4}},
             "student": {"engine": {"type": "endpoint", "base_url": "http://127.0.0.1:1/v1"}},
             "teacher": {"endpoint": {"type": "standin"}},
             "judge": {"endpoint": {"type": "standin"}},
