@@ -84,7 +84,7 @@ def run(trial: Path, folder: Path, *, small: bool) -> None:
                 *ARMS[arm]([[material.drawn(each, place) for each in range(SAMPLES)] for place in places[:prompts]])
             ]
         if not rows:
-            raise SystemExit(f"{arm}, seed {seed}: no answer of the teacher is right, so that there is none to train on")
+            raise SystemExit(f"{arm}, seed {seed}: none of the teacher's answers is right, so none can be trained on")
         again = (shuffled(rows, 1000 * seed + number) for number in itertools.count())
         taken = [*itertools.islice(itertools.chain.from_iterable(again), SAMPLES * prompts)]
         with phase(f"training {arm}, seed {seed}"):
