@@ -132,8 +132,8 @@ class TimedProgress(Progress):
         self.own_seconds = 0.0
         self.tasks = 0
 
-    def begin(self, at: StageAt, *, shards: int, rows: int = 0) -> None:
-        super().begin(at, shards=shards, rows=rows)
+    def begin(self, at: StageAt, *, shards: int, rows: int = 0, at_work: int = 1) -> None:
+        super().begin(at, shards=shards, rows=rows, at_work=at_work)
         self.tasks += 1  # the one that does the whole stage, or the one that seals it
 
     @contextmanager

@@ -22,6 +22,11 @@ from tasks import artifacts, runtime
 from tasks._task import Work, late_tags, seal, work_of
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
 
+_MOST_SHARDS = 512
+"""Of a stage: each is a thread and a task run. A stage of more rows has larger ones."""
+_ROWS_AT_WORK, _SHARDS_AT_WORK = 8192, 4
+"""What of a stage is in memory at once, at least: four times as many rows as eight student servers take."""
+
 Again = Callable[[stages_.StageAt], bool]
 """Asked of a stage with shards, before they begin: whether to do it though it holds."""
 
@@ -110,7 +115,8 @@ def _done(task: Any, *given: Any) -> DatasetRef:
 def _submit(run: RunFolder, at: stages_.StageAt, work: Work, before: _Shards | None) -> _Shards:
     """Submit a stage's shards: pieces of its plan, or one for each shard of ``before``."""
     if work.plan is not None:
-        rows, size = work.plan(run, at).height, _rows_per_shard(run.config, at)
+        rows = work.plan(run, at).height
+        size = max(_rows_per_shard(run.config, at), math.ceil(rows / _MOST_SHARDS))
         of = max(1, math.ceil(rows / size))
         pieces: list[tuple[Any, ...]] = [
             (Piece(index, of, index * size, min(rows, (index + 1) * size)),) for index in range(of)
@@ -119,7 +125,7 @@ def _submit(run: RunFolder, at: stages_.StageAt, work: Work, before: _Shards | N
         assert before is not None, f"{at} follows the shards of {at.stage.shards_of!r}, which come before it"
         rows, of = before.rows * at.stage.rows_per_row(run.config), len(before.shards)
         pieces = [(Piece(index, of), allow_failure(each)) for index, each in enumerate(before.shards)]
-    runtime.current(run).progress.begin(at, shards=of, rows=rows)
+    runtime.current(run).progress.begin(at, shards=of, rows=rows, at_work=shards_at_work(run.config, at, of, rows))
     # A shard asks again for rows that another try may bring; the last try that leaves it red shows the rest.
     task = work.task.with_options(
         retries=run.config.calls.shard_retries,
@@ -152,13 +158,18 @@ def _rows_per_shard(config: RunConfig, at: stages_.StageAt) -> int:
     Shards that others follow are those of their followers too.
     """
     following = [replace(at, name=stage.name) for stage in stages_.STAGES.values() if stage.shards_of == at.name]
-    filled = [
-        endpoint.in_batches.max_rows
-        for each in (at, *following)
-        for endpoint in stages_.asked_endpoints(config, each)
-        if endpoint.in_batches
-    ]
-    return max([config.calls.rows_per_shard, *filled])
+    return max([config.calls.rows_per_shard, *_batches(config, at, *following)])
+
+
+def shards_at_work(config: RunConfig, at: stages_.StageAt, of: int, rows: int) -> int:
+    """How many of a stage's shards work at once; all where each is a batch of a Batch API, which takes hours."""
+    return of if _batches(config, at) else max(_SHARDS_AT_WORK, _ROWS_AT_WORK * of // max(rows, 1))
+
+
+def _batches(config: RunConfig, *asking: stages_.StageAt) -> list[int]:
+    """Rows of a full batch, of each endpoint that these stages ask through a Batch API."""
+    asked = (endpoint for each in asking for endpoint in stages_.asked_endpoints(config, each))
+    return [endpoint.in_batches.max_rows for endpoint in asked if endpoint.in_batches]
 
 
 def _may_get_more(_task: Any, _run: Any, state: Any) -> bool:

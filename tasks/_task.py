@@ -201,6 +201,7 @@ def shard_task(
             run = RunFolder(ref)
             progress = current(run).progress
             with progress.attempt(at, piece.index):
+                current(run).check_stop(at)
                 rows = plan(run, at)[piece.start : piece.stop] if plan else _rows_of(run, at, after)
                 worked = function(run, at, rows)
                 part = write_part(run.storage, at.folder, in_columns(worked.rows, stage.columns, stage.some_have))

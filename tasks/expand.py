@@ -6,6 +6,7 @@ the last one, and every call from the store.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 
 import polars as pl
 
@@ -39,7 +40,8 @@ def plan_requests(run: RunFolder, at: stages.StageAt) -> Worked:
     return Worked(pl.DataFrame(requests, schema=stages.WAVE_REQUESTS.columns))
 
 
-def _lacks(run: RunFolder, at: stages.StageAt) -> dict[str, int]:
+@read_once
+def _lacks(run: RunFolder, at: stages.StageAt) -> Mapping[str, int]:
     """Task type → rows that seeds and earlier waves lack to the hard part of the round.
 
     None without seeds, and none after a wave of ten and more that kept nothing: the next would be paid for as little.

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
@@ -75,6 +75,7 @@ class Progress:
         self._lock = threading.RLock()
         self._stages: dict[StageAt, StageProgress] = {}
         self._tallies: dict[StageAt, dict[int | None, Tally]] = defaultdict(lambda: defaultdict(Tally))
+        self._turns = dict[StageAt, threading.BoundedSemaphore]()
         self.given_up: dict[str, str] = {}
         """Who is asked no more in this process → why."""
 
@@ -87,9 +88,10 @@ class Progress:
         finally:
             self.end(at)
 
-    def begin(self, at: StageAt, *, shards: int, rows: int = 0) -> None:
-        """A stage begins."""
+    def begin(self, at: StageAt, *, shards: int, rows: int = 0, at_work: int = 1) -> None:
+        """A stage begins, of whose shards so many are to be at work at once."""
         with self._lock:
+            self._turns[at] = threading.BoundedSemaphore(at_work)
             self._stages[at] = StageProgress(at, shards, rows=rows, started=time.monotonic())
             self._tallies.pop(at, None)
 
@@ -100,15 +102,16 @@ class Progress:
 
     @contextmanager
     def attempt(self, at: StageAt, shard: int) -> Iterator[None]:
-        """One attempt at a shard, in this thread: what an attempt before it counted is counted anew."""
-        with self._lock:
-            tally = self._tallies[at][shard] = Tally()
-        token = _SHARD.set(shard)
-        try:
-            yield
-            tally.is_whole = True
-        finally:
-            _SHARD.reset(token)
+        """One attempt at a shard, in this thread, in its turn; what an attempt before it counted is counted anew."""
+        with self._turns.get(at, nullcontext()):
+            with self._lock:
+                tally = self._tallies[at][shard] = Tally()
+            token = _SHARD.set(shard)
+            try:
+                yield
+                tally.is_whole = True
+            finally:
+                _SHARD.reset(token)
 
     def row_counter(self, at: StageAt) -> Tally:
         """Counts rows of the shard that this thread works on; for any thread."""

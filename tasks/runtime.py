@@ -10,9 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import TypeVar
-
-import polars as pl
+from typing import Any, TypeVar, cast
 
 from tapir_core import errors, leases, paths, run_files
 from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, store_url
@@ -25,6 +23,7 @@ from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.progress import Progress
 
 Key = TypeVar("Key", bound=Hashable)
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Runtime:
         )
         self.gpus = self._endpoints.gpus
         """This machine's, for a training beside servers that rest."""
-        self._tables: dict[Hashable, pl.DataFrame] = {}
+        self._tables: dict[Hashable, Any] = {}
         self._reading = threading.RLock()
         self.checked: set[StageAt] = set()
         """Stages whose model was checked in this process."""
@@ -131,15 +130,15 @@ class Runtime:
                 f"another process took run {self.run.ref.name!r} over; this one stops and promotes nothing"
             )
 
-    def table(self, key: Hashable, make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
-        """A table that all threads share: the first that asks makes it, the others wait for it.
+    def table(self, key: Hashable, make: Callable[[], Found]) -> Found:
+        """A table, or what is read from some, that all threads share: the first that asks makes it, the others wait.
 
         Kept until a stage is completed: nothing that a table is made of changes before.
         """
         with self._reading:
             if key not in self._tables:
                 self._tables[key] = make()
-            return self._tables[key]
+            return cast(Found, self._tables[key])
 
     def forget_tables(self) -> None:
         """Called when a stage was completed: tables made of it are to be made anew."""
@@ -254,11 +253,11 @@ def current(run: RunFolder) -> Runtime:
         return _runtimes[run.ref]
 
 
-def read_once(make: Callable[[RunFolder, Key], pl.DataFrame]) -> Callable[[RunFolder, Key], pl.DataFrame]:
-    """A table that the shards of a stage have in common: made once a process, until a stage is completed."""
+def read_once(make: Callable[[RunFolder, Key], Found]) -> Callable[[RunFolder, Key], Found]:
+    """What the shards of a stage have in common, such as a table: made once a process, until a stage is completed."""
 
     @wraps(make)
-    def table(run: RunFolder, key: Key) -> pl.DataFrame:
+    def table(run: RunFolder, key: Key) -> Found:
         return current(run).table((make, key), lambda: make(run, key))
 
     return table

@@ -199,7 +199,11 @@ def combine_judges(verdicts: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
     ``reason`` names every reason once where nobody scored; ``judge`` names who counted, and ``raw`` holds their
     replies, each under its judge's name where there are several.
     """
-    rows = _mark_counted(verdicts.cast(JUDGE.columns).sort(*_PLACE, "judge"), rule)
+    rows = verdicts.cast(JUDGE.columns).sort(*_PLACE, "judge")
+    again = pl.all_horizontal(pl.col(each) == pl.col(each).shift() for each in _PLACE)
+    if not rows.select(again.any()).item():  # nothing to combine, of which a million rows would take gigabytes
+        return rows.with_columns(pl.col("student_score", "teacher_score").round(_DIGITS))
+    rows = _mark_counted(rows, rule)
     counts, any_scored = pl.col("counts"), pl.col("any_scored").any()
     reasons = pl.col("reason").drop_nulls().unique().sort().str.join("; ")
     raw, judge = (pl.col(name).filter(counts & pl.col("raw").is_not_null()) for name in ("raw", "judge"))

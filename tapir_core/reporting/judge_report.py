@@ -145,9 +145,14 @@ def _choose_verdicts(
     unscored = verdicts.filter(pl.col("status") != "scored").sort("instruction_id", "order", "judge")
     turns = unscored.with_columns(turn=pl.int_range(pl.len()).over("reason")).sort("turn", maintain_order=True)
     chosen += [(identity, "unscored") for identity in turns["instruction_id"].unique(maintain_order=True).head(_EACH)]
+    several = verdicts["judge"].n_unique() > 1
+    pool, answers, verdicts = (
+        rows.filter(pl.col("instruction_id").is_in([identity for identity, _ in chosen]))
+        for rows in (pool, answers, verdicts)
+    )
     texts = pool.rows_by_key("instruction_id", named=True, include_key=True, unique=True)
     students = dict(answers.select("instruction_id", "response").iter_rows())
-    several, ordered = verdicts["judge"].n_unique() > 1, verdicts.sort("order", "judge", descending=[True, False])
+    ordered = verdicts.sort("order", "judge", descending=[True, False])
     found = []
     for identity, why in chosen:
         replies = ordered.filter(instruction_id=identity).iter_rows(named=True)

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterTaskRun
 from prefect.client.schemas.objects import StateType, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 
+from flows import steps
 from flows.driver import find_stage, stages_until
 from flows.project_flow import project_flow
 from flows.steps import run_stages
@@ -140,6 +142,35 @@ def test_too_much_missing_stops_the_stage_and_the_next_start_asks_only_for_it(
     provider.calls.clear()
     assert teach(run.ref) == 40
     assert sorted(provider.prompts()) == sorted(failing)
+
+
+def test_few_shards_are_at_work_at_once(
+    run: RunFolder, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "_ROWS_AT_WORK", 10)
+    monkeypatch.setattr(steps, "_SHARDS_AT_WORK", 1)
+    make_pool(run.ref)
+    teach(run.ref)
+    shard_of = {text: place // 10 for place, text in enumerate(instructions(run))}
+    in_turn = [shard_of[prompt] for prompt in provider.prompts() if prompt != GREETING]
+    assert [len([*same]) for _, same in groupby(in_turn)] == [10] * 4, "one shard is whole before the next one asks"
+
+
+def test_batches_are_all_sent_at_once(tmp_path: Path) -> None:
+    endpoint = {"type": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m", "identity": "i"}
+    at_once, in_batches = (
+        make_config(tmp_path / mode, teacher={"endpoint": {**endpoint, "mode": mode}}) for mode in ("live", "batch")
+    )
+    assert steps.shards_at_work(at_once, TEACH, 20, 1_000_000) == 4
+    assert steps.shards_at_work(at_once, TEACH, 400, 100_000) == 32
+    assert steps.shards_at_work(in_batches, TEACH, 20, 1_000_000) == 20
+
+
+def test_a_large_stage_has_larger_shards_and_not_more(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "_MOST_SHARDS", 3)
+    make_pool(run.ref)
+    teach(run.ref)
+    assert [part.rows for part in run.sealed(TEACH).parts] == [14, 14, 12]
 
 
 def test_tasks_are_named_by_stage_and_shard_and_tagged_with_their_stage(run: RunFolder) -> None:
