@@ -100,6 +100,11 @@ class Corpus:
     rollouts: int = 0
     """So many of the first are the student's own answers."""
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest conversation, padded: a number of Python's, since one of 32 bits counts no bytes."""
+        return int(self.held_lengths.max()) // self.width
+
     def example(self, index: int, answer: int = 0) -> Example:
         """One of them, from 0, with its first or second answer."""
         row = self.rows[index * self.width + answer]

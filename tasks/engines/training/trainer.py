@@ -107,7 +107,7 @@ def _look_before(planned: data.PlannedTraining, trainer: PlannedTrainer) -> None
             job.training.model_copy(update={"micro_batch_size": held}),
             size,
             in_bf16=job.training.precision == "bf16",
-            longest=max(planned.corpus.held_lengths) // planned.corpus.width,
+            longest=planned.corpus.longest,
             processes=world_size,
             on_gpu=device == "cuda",
             holds_logits=bool(job.objective.scored_top_k),

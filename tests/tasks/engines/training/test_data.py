@@ -6,10 +6,12 @@ import polars as pl
 import pytest
 
 from tapir_core import thoughts
+from tapir_core.config import TrainingConfig
 from tapir_core.errors import ConfigError
 from tasks.engines.tiny_student import tiny_student
 from tasks.engines.training.chat import closing_token
 from tasks.engines.training.data import encode, mark_trained, read_conversations
+from tasks.engines.training.prerequisites import ModelSize, estimate_memory
 
 QUESTION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 plus 2?"}]
 ANSWER = {"role": "assistant", "content": "2 plus 2 is 4."}
@@ -172,6 +174,15 @@ def test_long_examples_are_left_out_and_counted_never_cut(folder: Path) -> None:
     long = [*QUESTION, {"role": "assistant", "content": "four " * 100}]
     corpus = encode(load(folder), [[*QUESTION, ANSWER], long], max_length=60)
     assert (len(corpus.lengths), corpus.left_out) == (1, 1)
+
+
+def test_what_a_corpus_takes_in_memory_is_counted_beyond_32_bits(folder: Path) -> None:
+    long = [*QUESTION, {"role": "assistant", "content": "four " * 100}]
+    corpus = encode(load(folder), [[*QUESTION, ANSWER], long], max_length=4096)
+    size = ModelSize(134_515_008, 40_000, 100_000_000, 30, 576, 1536, 49_152)
+    training, exact = TrainingConfig(micro_batch_size=64), int(corpus.lengths.max())
+    found = estimate_memory(training, size, in_bf16=True, longest=corpus.longest, processes=1)
+    assert sum(found.values()) > 2**31 + 64 * exact * 49_152 * 16
 
 
 def test_the_first_process_tokenizes_and_the_others_map_its_files(folder: Path, tmp_path: Path) -> None:
