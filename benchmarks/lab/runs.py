@@ -311,7 +311,15 @@ class _ArmRun:
         training, job = self.config.training, planned.job
         shaping = training.model_dump(include={"weight_decay", "max_grad_norm", "precision"})
         examples = [planned.corpus.example(index).tokens for index in range(len(planned.corpus.lengths))]
-        of = [self.identity, base.name, examples, planned.plan.groups, asdict(rate), shaping, self.place.device]
+        of = [
+            self.identity,
+            base.name,
+            examples,
+            [[[*cell] for cell in group] for group in planned.plan.groups],
+            asdict(rate),
+            shaping,
+            self.place.device,
+        ]
         target = where / digest([*of, carried.name if carried else "", job.seed])[:16]
         if not student.is_trained(target, with_optimizer=keeps):
             say = self._saying(what)

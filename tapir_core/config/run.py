@@ -198,7 +198,7 @@ class CallsConfig(Section):
     """An endpoint that has answered nothing for this long is given up, with one error for all its requests."""
 
     rows_per_shard: PositiveInt = 256
-    """Most rows that one task works on."""
+    """Rows that one task works on; more where a stage would have more than 512 tasks."""
 
     shard_retries: NonNegativeInt = 2
     """Times that a shard with retryable outcomes is tried again before it stands red."""

@@ -37,7 +37,7 @@ CEILINGS = {
     "tasks": 2090,
     "tasks/engines": 1764,
     "tasks/engines/in_vllm": 29,
-    "tasks/engines/training": 1445,
+    "tasks/engines/training": 1447,
 }
 """Folder → most statements, without those of the folders below it."""
 

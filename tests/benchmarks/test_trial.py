@@ -254,15 +254,18 @@ def test_of_several_answers_each_arm_takes_its_own():
 
 def test_several_answers_are_tried_and_shown(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setitem(answers.ARMS, "all_right", lambda prompts: [prompts[0][0]])  # the tiny one is never right
-    monkeypatch.setitem(answers.ARMS, "best", lambda prompts: [prompts[0][1]])
     for name in ("teacher", "s0"):
         (tmp_path / "trial" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "trial" / name).symlink_to(tiny)
     pair = partial(standin, given=SimpleNamespace(student=tiny))
     monkeypatch.setitem(answers.PAIRS, "standin", lambda folder, _, small: pair(folder, small=small))
+    with pytest.raises(SystemExit, match=r"all_right, seed 1: none of the teacher's answers is right"):
+        answers.run(tmp_path / "trial", tmp_path / "found", small=True)  # the tiny one never is
+    assert capsys.readouterr().out.count(": dev ") == 3
+    monkeypatch.setitem(answers.ARMS, "all_right", lambda prompts: [prompts[0][0]])
+    monkeypatch.setitem(answers.ARMS, "best", lambda prompts: [prompts[0][1]])
     answers.run(tmp_path / "trial", tmp_path / "found", small=True)
-    assert capsys.readouterr().out.count(": dev ") == 6
+    assert capsys.readouterr().out.count(": dev ") == 3, "the others were there"
     answers.run(tmp_path / "trial", tmp_path / "found", small=True)
     assert capsys.readouterr().out == "", "all was there"
     lines = list(answers.show(tmp_path / "found"))

@@ -18,6 +18,7 @@ a chat template, the child renders a conversation for the student instead (`chat
 import json
 import math
 import sys
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -113,7 +114,7 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitems__(self, examples: list[int]) -> list[dict[str, Any]]:
+    def __getitems__(self, examples: Sequence[int]) -> list[dict[str, Any]]:
         """The conversations of these examples, each with its labels and its place as `number`; for none the filler."""
         places = (example * self.width + each for example in examples for each in range(self.width))
         numbers = [*places] or [len(self.rows) - 1]
@@ -306,7 +307,8 @@ _BUNDLES = 4
 class BatchPlan:
     """Every micro-batch of a training: ``groups[i][rank]`` holds the indices of the examples."""
 
-    groups: list[list[list[int]]]
+    groups: Sequence[Sequence[Sequence[int]]]
+    """In arrays: of a million examples, lists of numbers would take each rank 80 MB."""
     accumulation: int
     """Groups of one optimizer step; the last step may have fewer."""
     micro_batch_size: int
@@ -348,7 +350,7 @@ def plan_batches(
     batches = _mixed_batches(_stream(len(lengths), epochs, seed), lengths, batch_size, bundle_size, seed)
     size = math.ceil(batch_size / accumulation)
     groups = [batch[first : first + size] for batch in batches for first in range(0, len(batch), size)]
-    cells = [[group[rank::world_size] for rank in range(world_size)] for group in groups]
+    cells = [[array("i", group[rank::world_size]) for rank in range(world_size)] for group in groups]
     return BatchPlan(cells, accumulation, math.ceil(size / world_size))
 
 
@@ -362,7 +364,7 @@ def plan_packed_batches(
     stream = _stream(len(lengths), epochs, seed)
     batches = [stream[start : start + batch_size] for start in range(0, len(stream), batch_size)]
     rows = max(_rows_needed(batch, lengths, tokens_per_rank, world_size) for batch in batches)
-    cells = [cell for batch in batches for cell in _deal(batch, lengths, rows * world_size)]
+    cells = [array("i", cell) for batch in batches for cell in _deal(batch, lengths, rows * world_size)]
     groups = [cells[first : first + world_size] for first in range(0, len(cells), world_size)]
     return BatchPlan(groups, rows, max(map(len, cells)))
 

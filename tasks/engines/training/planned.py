@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ class PlannedTrainer(SFTTrainer):
         """This rank's micro-batches; a rank without an example computes the filler, whose loss is zero."""
         return self._load([group[self.args.process_index] for group in self._planned.plan.groups])
 
-    def _load(self, cells: list[list[int]]) -> Any:
+    def _load(self, cells: Sequence[Sequence[int]]) -> Any:
         return torch.utils.data.DataLoader(
             self._planned.corpus,
             batch_sampler=cells,

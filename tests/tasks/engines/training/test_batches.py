@@ -1,3 +1,4 @@
+import tracemalloc
 from collections import Counter
 from statistics import fmean, pstdev
 
@@ -38,6 +39,16 @@ def test_every_example_is_seen_once_an_epoch_and_only_the_last_batch_is_short(
     sizes = [len(batch) for batch in batches(plan)]
     assert all(size == batch_size for size in sizes[:-1])
     assert len(sizes) == plan.steps
+
+
+def test_a_plan_holds_little_of_each_example() -> None:
+    lengths = np.full(100_000, 100, np.int32)
+    tracemalloc.start()
+    plan = plan_batches(lengths, epochs=1, batch_size=64, micro_batch_size=8, world_size=1, seed=1)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(plan.groups) == 12_500
+    assert held < 32 * len(lengths), "bytes; each rank holds a plan"
 
 
 @given(lengths_lists, small, small, st.integers(1, 4))
