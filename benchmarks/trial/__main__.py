@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.trial.arms import ARMS, ON_POLICY, best_rate
+from benchmarks.trial.arms import ARMS, ON_POLICY, ON_SECOND, best_rate
 from benchmarks.trial.material import START, UNTOUCHED, Material, Prices, load_to_train, marks, measure, phase, write
 from benchmarks.trial.model import BETA, CLIP, LOSSES, MACHINES, TOP_K, Element, Row, rounded, shuffled, train
 from benchmarks.trial.pairs import PAIRS, Pair
@@ -110,7 +110,7 @@ class Trial:
             rates = {arm: best_rate([self._result(arm, rate, first) for rate in RATES]) for arm in arms}
             yield from (Job(arm, START, "seconds", rates[arm], seed) for seed in others for arm in arms)
             return
-        for start, arms in (*((START, arms) for arms in ORDER), (UNTOUCHED, ORDER[0][:2])):
+        for start, arms in (*((START, arms) for arms in ORDER), (UNTOUCHED, ON_SECOND)):
             if start in starts:
                 yield from (self._chosen(arm, start, "seconds", seed) for seed in seeds for arm in arms)
         arms = tuple(arm for arm in ARMS if arm != ON_POLICY)  # whose tokens these are

@@ -149,6 +149,8 @@ ARMS = {
 
 ON_POLICY = "forward_kl"
 """The on-policy arm, whose seconds and tokens all others have."""
+ON_SECOND = ("fresh", ON_POLICY)
+"""The arms that go on from the untouched student too, where that is a second start."""
 
 
 def best_rate(results: Sequence[Mapping[str, Any]]) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.trial.arms import ARMS, ON_POLICY, best_rate
+from benchmarks.trial.arms import ARMS, ON_POLICY, ON_SECOND, best_rate
 from tapir_core.statistics import Resampled, paired_values, resample
 
 AHEAD = 0.03
@@ -60,12 +60,13 @@ def show(folder: Path) -> Iterable[str]:
     for start, unit in sorted({(each["start"], each["unit"]) for each in found}, key=lambda of: (of[0] != "s0", of[1])):
         same = [each for each in found if each["start"] == start]
         here = [each for each in same if each["unit"] == unit or (each["unit"], each["arm"]) == ("seconds", ON_POLICY)]
-        yield from _table(here, f"{start}, equal {unit}", seeds)
+        planned = ARMS if start == "s0" else ON_SECOND
+        ways = [name for name in planned if ARMS[name].is_plain]
+        yield from _table(here, f"{start}, equal {unit}", ways, seeds)
 
 
-def _table(found: Sequence[Mapping[str, Any]], title: str, seeds: Sequence[int]) -> Iterable[str]:
+def _table(found: Sequence[Mapping[str, Any]], title: str, ways: Sequence[str], seeds: Sequence[int]) -> Iterable[str]:
     arms = [Arm(name, here) for name in (*ARMS, "average") if (here := [each for each in found if each["arm"] == name])]
-    ways = [name for name, arm in ARMS.items() if arm.is_plain]
     here = {arm.name: {each["seed"] for each in arm.results} for arm in arms}
     if lacking := [name for name in (*ways, ON_POLICY) if here.get(name, set()) < set(seeds)]:
         yield f"\n{title}: unfinished, {', '.join(lacking)} without all of the seeds {', '.join(map(str, seeds))}"

@@ -149,9 +149,11 @@ def test_killed_twice_it_goes_on_where_it_was(tiny, tmp_path):
     assert any(line.startswith("| forward_kl |") for line in show(folder))
 
 
-def result(arm: str, seed: int, test: str, *, rate: float = 1e-5, dev: str = "1010") -> dict[str, object]:
+def result(
+    arm: str, seed: int, test: str, *, rate: float = 1e-5, dev: str = "1010", start: str = "s0"
+) -> dict[str, object]:
     marks = {"right": test, "ended": "1" * len(test)}
-    job = Job(arm, "s0", "seconds", rate, seed)
+    job = Job(arm, start, "seconds", rate, seed)
     return {**job._asdict(), "dev": {"right": dev}, "test": marks, "elements": 4, "seconds": 2.0}
 
 
@@ -181,6 +183,16 @@ def test_the_verdict_is_by_test_and_all_choices_are_by_dev(tmp_path, better, ver
     assert "set against `fresh`" in lines[0]
     assert lines[-1].startswith("\n`forward_kl` over `fresh`")
     assert lines[-1].endswith(f": {verdict}")
+
+
+def test_a_second_start_is_set_against_the_one_way_that_it_has(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "trial.json").write_text(json.dumps({"sizes": {"seeds": [1]}}))
+    for arm in ("fresh", "forward_kl"):
+        (tmp_path / "results" / f"{arm}.json").write_text(json.dumps(result(arm, 1, "10" * 100, start="backbone")))
+    lines = list(show(tmp_path))
+    assert lines[0].startswith("\nbackbone, equal seconds; set against `fresh`")
+    assert lines[-1].endswith(": not shown")
 
 
 def test_results_of_another_start_are_refused(tiny, tmp_path, monkeypatch):
