@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flows.commands.terminal import Root, RunName, console, print_lines, print_tables, run_ref, say
 from flows.driver import run_lease
 from tapir_core import calls, errors, paths, run_files, run_state, stages
+from tapir_core.calls.store_tables import is_there
 from tapir_core.comparison.baseline import read_baselines
 from tapir_core.data.dataset import kept_files
 from tapir_core.estimate.run import kept_hours
@@ -24,7 +25,6 @@ from tapir_core.reporting import benchmarks, page, sentences
 from tapir_core.reporting.report import model_card, write_report
 from tapir_core.run_folder import RunFolder, RunRef, runs_of
 from tapir_core.storage import Storage
-from tapir_core.store_admin.rows import is_there
 from tapir_core.summary import RunReader, read_progress, types
 from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
 from tasks.engines.training import launch

@@ -238,6 +238,21 @@ def open_engine(url: str) -> sa.Engine:
     return engine
 
 
+def is_there(url: str) -> bool:
+    """Whether there is a store at ``url``; also true for a server with a problem, which `open_engine` reports.
+
+    Raises:
+        ConfigError: the URL is not supported.
+    """
+    parsed = read_url(url)
+    if parsed.drivername == "sqlite" and not Path(str(parsed.database)).is_file():
+        return False
+    try:
+        return sa.inspect(sa.create_engine(parsed, poolclass=sa.NullPool)).has_table(answers.name)
+    except SQLAlchemyError:
+        return True
+
+
 def read_url(url: str) -> sa.URL:
     """The URL of a store, with its driver.
 

@@ -232,10 +232,12 @@ def look_at_pool(config: RunConfig, read: readers.Found, prompt: Prompt, url: st
     Raises:
         ConfigError: a file of the held-out set or of a benchmark cannot be read, or has bad rows.
     """
+    from tapir_core.calls.store_tables import is_there
+
     found = sources.clean_pool(config, read)
     rows, parse, usable_share = found.rows.drop("instruction_id", "source"), _labelling(config).parse, None
     task_types, labels, answered = list[str](), 0, 0
-    if store_exists(url):
+    if is_there(url):
         with AnswerStore(url, longest_seconds=0.0) as store:
             for some in rows.iter_slices(_LOOKED_UP):
                 known, answers = _stored(store, config, prompt, some.to_dicts())
@@ -265,11 +267,6 @@ def _stored(
     return store.lookup([label.key for label, _ in requests]).values(), answers
 
 
-def store_exists(url: str) -> bool:
-    """Whether there is something to look up; a file that is not there need not be made for that."""
-    return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///")).exists()
-
-
 def stored_lengths(url: str, asked: Mapping[Asked, Sequence[str]]) -> dict[Asked, float]:
     """Mean completion tokens of stored answers, where there are enough of them; empty where there is no store.
 
@@ -279,9 +276,9 @@ def stored_lengths(url: str, asked: Mapping[Asked, Sequence[str]]) -> dict[Asked
     """
     from sqlalchemy import func, select
 
-    from tapir_core.calls.store_tables import answers, open_engine
+    from tapir_core.calls.store_tables import answers, is_there, open_engine
 
-    if not store_exists(url):
+    if not is_there(url):
         return {}
     engine, lengths = open_engine(url), {}
     with engine.connect() as connection:

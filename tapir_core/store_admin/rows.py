@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError
 
 from tapir_core import errors, paths, turns
 from tapir_core.calls import store_rows, store_tables, types, wire, words
@@ -100,27 +99,12 @@ def open_existing(url: str) -> sa.Engine:
         MissingPrerequisite: there is none, or it cannot be reached.
         ConfigError: the URL is not supported, or another version of tapir wrote the store.
     """
-    if not is_there(url):
+    if not store_tables.is_there(url):
         raise errors.MissingPrerequisite(
             f"there is no call store at {store_tables.shown_url(url)}; the first run of a root makes it at "
             f"ROOT/{paths.STORE}. Name an existing one with --root or --store, or as FROM of `tapir store copy`"
         )
     return store_tables.open_engine(url)
-
-
-def is_there(url: str) -> bool:
-    """Whether there is a store at ``url``; also true for a server with a problem, which `open_engine` reports.
-
-    Raises:
-        ConfigError: the URL is not supported.
-    """
-    parsed = store_tables.read_url(url)
-    if parsed.drivername == "sqlite" and not Path(str(parsed.database)).is_file():
-        return False
-    try:
-        return sa.inspect(sa.create_engine(parsed, poolclass=sa.NullPool)).has_table(store_tables.answers.name)
-    except SQLAlchemyError:
-        return True
 
 
 def reading(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:

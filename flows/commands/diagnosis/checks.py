@@ -32,7 +32,7 @@ from tapir_core import installation, paths
 from tapir_core.calls import root_store_url, store_tables
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.storage import Storage, on_this_machine
-from tapir_core.store_admin.rows import is_there, reading
+from tapir_core.store_admin.rows import reading
 from tasks.engines import machine, student_server
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def _look_at_store(root: str, config: cfg.RunConfig | None) -> Finding:
     except ConfigError as error:
         return finding("warning", str(error).partition("; ")[0], "name a configuration to check its store")
     shown = store_tables.shown_url(url)
-    if not is_there(url):
+    if not store_tables.is_there(url):
         remedy = "the first run makes it; or name the right root with --root"
         return finding("ok" if is_new else "warning", f"there is none yet at {shown}", remedy)
     with opened(url, root) as engine, reading(engine) as connection:

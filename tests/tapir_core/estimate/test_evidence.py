@@ -3,8 +3,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import sqlalchemy as sa
 
 from tapir_core.calls import Answer, AnswerStore, Spend
+from tapir_core.calls.store_tables import read_url
 from tapir_core.calls.wire import Reply
 from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.curriculum import shares_of
@@ -12,7 +14,6 @@ from tapir_core.estimate.evidence import (
     Asked,
     look_at_pool,
     past_seconds,
-    store_exists,
     stored_lengths,
     weights_of,
 )
@@ -22,7 +23,11 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.sources import read_pool_of
 from tapir_core.stages import StageAt
 from tests.doubles.provider import make_request
+from tests.postgres_server import needs_postgres
 from tests.run_builder import build_run, make_config
+from tests.tapir_core.calls.test_postgres import postgres_url
+
+__all__ = ["postgres_url"]
 
 VOICE = ModelIdentity("fake-model", "fake-1")
 
@@ -55,10 +60,14 @@ def test_a_few_answers_are_no_history(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    assert not store_exists(no_store(tmp_path))
     assert stored_lengths(no_store(tmp_path), {("teach", VOICE, ""): []}) == {}
     assert list(tmp_path.iterdir()) == []
-    assert store_exists("postgresql://someone@host/store")
+
+
+@needs_postgres
+def test_a_database_without_a_store_stays_empty(postgres_url: str) -> None:
+    assert stored_lengths(postgres_url, {("teach", VOICE, ""): []}) == {}
+    assert sa.inspect(sa.create_engine(read_url(postgres_url), poolclass=sa.NullPool)).get_table_names() == []
 
 
 def test_seconds_are_those_of_earlier_runs_with_the_same_models(tmp_path: Path) -> None:
