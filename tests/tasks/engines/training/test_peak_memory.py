@@ -99,4 +99,6 @@ def test_the_estimate_is_within_a_fifth_of_the_peak(
     needed = prerequisites.estimate_memory(
         config, found, in_bf16=in_bf16, longest=longest, processes=1, holds_logits=bool(loss)
     )
+    told = (tmp_path / "trainer.log").read_text()
+    assert f"= {sum(needed.values()) / 2**30:.2f} GiB a process" in told, "what the trainer says before it begins"
     assert sum(needed.values()) == pytest.approx(done.peak_memory, rel=0.2), needed
