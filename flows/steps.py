@@ -24,8 +24,9 @@ from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
 
 _MOST_SHARDS = 512
 """Of a stage: each is a thread and a task run. A stage of more rows has larger ones."""
-_ROWS_AT_WORK, _SHARDS_AT_WORK = 8192, 4
-"""What of a stage is in memory at once, at least: four times as many rows as eight student servers take."""
+_ROWS_AT_WORK, _SHARDS_AT_WORK = 32, 4
+"""What of a stage is in memory at once, at least: rows for each request that a server takes at once, so that eight
+servers have four times as many as they take; and shards."""
 
 Again = Callable[[stages_.StageAt], bool]
 """Asked of a stage with shards, before they begin: whether to do it though it holds."""
@@ -163,7 +164,8 @@ def _rows_per_shard(config: RunConfig, at: stages_.StageAt) -> int:
 
 def shards_at_work(config: RunConfig, at: stages_.StageAt, of: int, rows: int) -> int:
     """How many of a stage's shards work at once; all where each is a batch of a Batch API, which takes hours."""
-    return of if _batches(config, at) else max(_SHARDS_AT_WORK, _ROWS_AT_WORK * of // max(rows, 1))
+    at_once = _ROWS_AT_WORK * max(config.calls.concurrency, config.student.engine.concurrency)
+    return of if _batches(config, at) else max(_SHARDS_AT_WORK, at_once * of // max(rows, 1))
 
 
 def _batches(config: RunConfig, *asking: stages_.StageAt) -> list[int]:

@@ -147,7 +147,7 @@ def test_too_much_missing_stops_the_stage_and_the_next_start_asks_only_for_it(
 def test_few_shards_are_at_work_at_once(
     run: RunFolder, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "_ROWS_AT_WORK", 10)
+    monkeypatch.setattr(steps, "_ROWS_AT_WORK", 0)
     monkeypatch.setattr(steps, "_SHARDS_AT_WORK", 1)
     make_pool(run.ref)
     teach(run.ref)
@@ -159,7 +159,8 @@ def test_few_shards_are_at_work_at_once(
 def test_batches_are_all_sent_at_once(tmp_path: Path) -> None:
     endpoint = {"type": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m", "identity": "i"}
     at_once, in_batches = (
-        make_config(tmp_path / mode, teacher={"endpoint": {**endpoint, "mode": mode}}) for mode in ("live", "batch")
+        make_config(tmp_path / mode, teacher={"endpoint": {**endpoint, "mode": mode}}, calls={"concurrency": 256})
+        for mode in ("live", "batch")
     )
     assert steps.shards_at_work(at_once, TEACH, 20, 1_000_000) == 4
     assert steps.shards_at_work(at_once, TEACH, 400, 100_000) == 32
