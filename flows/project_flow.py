@@ -73,6 +73,8 @@ def project_flow(name: str, *, run_name: str, child: bool = False) -> Callable[[
         @wraps(function)
         def body(*args: Any, **kwargs: Any) -> Any:
             outlast_server()
+            if not child:
+                HURRY.clear()  # set by what was interrupted before it, in a notebook say
             log = get_run_logger().log
             with _prompt_interrupts(), told_to(log), nullcontext() if child else _warnings_in(log):
                 return function(*args, **kwargs)

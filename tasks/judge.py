@@ -244,10 +244,11 @@ def _commonest(verdicts: pl.DataFrame) -> str:
 def _ask_all(
     runtime: Runtime, prompt: Prompt, texts: Mapping[asking.VerdictKey, str], watch: Watch
 ) -> dict[str, dict[asking.VerdictKey, Parsed[Any]]]:
-    """What every judge replies, by its name; they are asked at the same time."""
+    """What every judge replies, by its name; several are asked at the same time, one from the caller's thread."""
     judges, ask = runtime.judges, partial(asking.ask_judge, runtime, prompt=prompt, texts=texts, watch=watch)
     with ThreadPoolExecutor(max(1, len(judges))) as threads:
-        return dict(zip(judges, threads.map(ask, judges.values()), strict=True))
+        each = threads.map if len(judges) > 1 else map
+        return dict(zip(judges, each(ask, judges.values()), strict=True))
 
 
 def _with_both_answers(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> pl.DataFrame:

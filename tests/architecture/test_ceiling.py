@@ -15,7 +15,7 @@ SLACK = 15
 """Statements that a ceiling may lie above its folder, so that what was cut stays cut."""
 
 CEILINGS = {
-    "flows": 1237,
+    "flows": 1239,
     "flows/commands": 1115,
     "flows/commands/diagnosis": 485,
     "flows/prefect_server": 329,
@@ -34,7 +34,7 @@ CEILINGS = {
     "tapir_core/standin": 813,
     "tapir_core/store_admin": 318,
     "tapir_core/summary": 465,
-    "tasks": 2090,
+    "tasks": 2091,
     "tasks/engines": 1764,
     "tasks/engines/in_vllm": 29,
     "tasks/engines/training": 1447,

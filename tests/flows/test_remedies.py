@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Failed, Scheduled
 
 from flows.forms import form_flow, of_one_run
+from flows.prefect_server.server import HURRY
 from flows.project_flow import GO_ON, project_flow, tell_remedy
 from tapir_core.errors import ConfigError, EngineError
 
@@ -58,6 +59,21 @@ def test_an_interrupted_run_is_no_crash_and_names_its_command() -> None:
     assert (state.name, state.type, below.name) == ("Interrupted", StateType.CANCELLED, "Interrupted")
     assert "interrupt signal. `" in state.message
     assert "`" not in below.message
+
+
+def test_a_flow_that_begins_where_another_was_interrupted_is_in_no_hurry() -> None:
+    @project_flow("hurried", run_name="hurried")
+    def hurried() -> None:
+        raise KeyboardInterrupt
+
+    @project_flow("begun-after-it", run_name="begun-after-it")
+    def begun() -> bool:
+        return HURRY.is_set()
+
+    with pytest.raises(KeyboardInterrupt):
+        hurried()
+    assert HURRY.is_set()
+    assert not begun()
 
 
 def test_a_state_that_the_flow_has_told_itself_stays_as_it_is() -> None:
