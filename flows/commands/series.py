@@ -142,11 +142,11 @@ def plan(
 
 
 def side_by_side(
-    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs.", show_default=False)],
+    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs.", show_default=False)],
     root: terminal.Root = "runs",
 ) -> None:
     """`tapir side-by-side`."""
-    shown = put_side_by_side([RunFolder(RunRef(root, name)) for name in names])
+    shown = put_side_by_side([RunFolder(terminal.run_ref(name, root)) for name in names])
     _print_side_by_side(shown, write_side_by_side(shown, root, paths.SIDE_BY_SIDE))
 
 

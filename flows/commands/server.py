@@ -63,7 +63,7 @@ def apply_deployments(root: Root = "runs") -> None:
 
     applied = "".join(f"applied {made}\n" for made in deploy(root, again=True))
     print_lines(
-        console, f"{applied}workers that you start: {prefect_server.worker_settings(root)} prefect worker start …"
+        console, f"{applied}workers that you start: {prefect_server.worker_command(root)} --type process --pool …"
     )
 
 

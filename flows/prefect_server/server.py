@@ -411,9 +411,11 @@ def results_setting(root: str) -> dict[str, str]:
     return {"PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"remote-file-system/{_name(root)}"} if "://" in root else {}
 
 
-def worker_settings(root: str) -> str:
-    """What stands before the command of a worker that a user starts for a root."""
-    return " ".join(f"{name}={value}" for name, value in {paths.ROOT_VARIABLE: root, **results_setting(root)}.items())
+def worker_command(root: str) -> str:
+    """The command that starts a worker for a root, but for its pool."""
+    settings = {paths.ROOT_VARIABLE: root, **results_setting(root), "PREFECT_CLIENT_MAX_RETRIES": str(CLIENT_RETRIES)}
+    given = " ".join(f"{name}={value}" for name, value in settings.items())
+    return f"{given} python -m flows.server_away worker start"
 
 
 def save_results_storage(root: str) -> None:

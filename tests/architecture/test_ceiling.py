@@ -18,7 +18,7 @@ CEILINGS = {
     "flows": 1239,
     "flows/commands": 1115,
     "flows/commands/diagnosis": 485,
-    "flows/prefect_server": 329,
+    "flows/prefect_server": 331,
     "tapir_core": 1919,
     "tapir_core/calls": 2426,
     "tapir_core/comparison": 694,

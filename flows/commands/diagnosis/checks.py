@@ -369,8 +369,8 @@ def _look_at_workers(client: "SyncPrefectClient", root: str) -> Finding:
             f"none is online for {', '.join(lacking)}",
             f"`tapir up` starts it again; it writes to {' and '.join(map(paths.worker_log, lacking))}"
             if _is_own(root)
-            else f"start one on the machine that is to work: `{prefect_server.worker_settings(root)} prefect worker "
-            f"start --type process --pool {lacking[0]}`",
+            else f"start one on the machine that is to work: `{prefect_server.worker_command(root)} "
+            f"--type process --pool {lacking[0]}`",
         )
     )
 

@@ -15,7 +15,8 @@ def test_runs_stand_side_by_side_on_the_terminal_and_on_a_page(tmp_path: Path) -
     for name in ("one", "two"):
         config = make_config(tmp_path, run={"name": name}, data={"pool": {"type": "standin", "rows": 40}})
         build_run("", until=StageAt("teach"), config=config)
-    done = CliRunner().invoke(app, ["side-by-side", "one", "two", "--root", str(tmp_path)], env={"COLUMNS": "120"})
+    asked = ["side-by-side", "one", str(tmp_path / "two"), "--root", str(tmp_path)]
+    done = CliRunner().invoke(app, asked, env={"COLUMNS": "120"})
     assert done.exit_code == 0, done.output
     assert "Share from the store" in done.output
     assert str(tmp_path / SIDE_BY_SIDE) in done.output.replace("\n", "")

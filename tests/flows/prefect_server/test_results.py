@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flows.prefect_server.server import own_settings, results_setting, worker_settings
+from flows.prefect_server.server import own_settings, results_setting, worker_command
 from tapir_core.paths import PREFECT_RESULTS, SCRATCH_VARIABLE
 from tapir_core.storage import Storage
 
@@ -68,8 +68,9 @@ def test_a_local_root_keeps_its_results_in_the_run_and_one_on_s3_names_a_block_o
     assert "PREFECT_LOCAL_STORAGE_PATH" not in there
     assert results_setting(f"{ROOT}/").items() <= there.items()
     assert results_setting("s3://runs/others") != results_setting(ROOT)
-    assert worker_settings(str(tmp_path)) == f"TAPIR_ROOT={tmp_path}"
-    assert worker_settings(ROOT).startswith(
+    start = "PREFECT_CLIENT_MAX_RETRIES=7 python -m flows.server_away worker start"
+    assert worker_command(str(tmp_path)) == f"TAPIR_ROOT={tmp_path} {start}"
+    assert worker_command(ROOT).startswith(
         f"TAPIR_ROOT={ROOT} PREFECT_DEFAULT_RESULT_STORAGE_BLOCK=remote-file-system/"
     )
 

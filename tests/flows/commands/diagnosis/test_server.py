@@ -81,7 +81,7 @@ def test_what_a_server_lacks_is_made_by_deploy(tmp_path: Path, monkeypatch: pyte
     for part in ("work pools", "deployments", "automations"):
         assert found[part].level == "fault"
         assert "tapir deploy" in found[part].remedy
-    assert "prefect worker start" in found["workers"].remedy
+    assert "python -m flows.server_away worker start --type process --pool no-pool" in found["workers"].remedy
 
 
 @pytest.fixture
