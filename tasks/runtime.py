@@ -110,7 +110,8 @@ class Runtime:
             raise errors.Stopped(f"{at} was stopped before it was done; it goes on from what it has saved")
 
     def abort(self) -> None:
-        """End what others wait for, from any thread; `close` still has to follow."""
+        """End what others wait for, from any thread, and begin nothing more; `close` still has to follow."""
+        self._stopping.set()
         if self._students is not None:
             self._students.abort()
         self._endpoints.abort()

@@ -13,7 +13,7 @@ from flows.commands import init
 from flows.commands.terminal import console, print_lines
 from tapir_core import prices, randomness, sources, turns
 from tapir_core.config import OpenAIEndpoint, load
-from tapir_core.data import fine_tunes, readers, records
+from tapir_core.data import fine_tunes, records
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.evidence import estimate_tokens
 
@@ -65,7 +65,9 @@ def adopt(
             heldout={"test": test, "dev": dev},
             answered_by=(min(found.models) if len(found.models) == 1 else "") or file.name,
             longest=max(estimate_tokens(row.answer or "") for row in found.rows),
-            whole=max(map(_tokens, found.rows)),
+            whole=max(
+                sum(estimate_tokens(each.content) for each in turns.messages_of(row._asdict())) for row in found.rows
+            ),
         )
         asked = init.ask(asked, student, asked.teacher, address, usd)
         if not asked.judge:
@@ -93,10 +95,6 @@ def adopt(
         *(f"Warning: {each}." for each in (warned,) if each),
         init.next_steps(asked, config),
     )
-
-
-def _tokens(row: readers.Row) -> int:
-    return sum(estimate_tokens(each.content) for each in turns.messages_of(row._asdict()))
 
 
 def _price(asked: init.Asked) -> tuple[float, float] | None:

@@ -150,7 +150,7 @@ class BatchClient(Client):
             raise ProviderError(got)
         response: Response = getattr(got, "http_response", got)
         body = wire.json_or_text(self.text(response.content))
-        if response.status_code == 200 and isinstance(body, dict):
+        if response.is_success and isinstance(body, dict) and {"id", "data"} & body.keys():
             return body
         raise ProviderError(
             wire.read_error(response.status_code, body, raw=None, headers=response.headers), response.status_code
@@ -248,7 +248,9 @@ def _line(key: str, request: types.Request, endpoint: types.Endpoint) -> bytes:
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def read_line(line: bytes, endpoint: types.Endpoint) -> tuple[str, wire.Reply] | None:
+def read_line(
+    line: bytes, endpoint: types.Endpoint, requests: Mapping[str, types.Request]
+) -> tuple[str, wire.Reply] | None:
     """Key and reply of a line of an output or error file; None if it is no such line.
 
     The reply's raw text is only the body of the chat completion, as in a live call.
@@ -257,11 +259,14 @@ def read_line(line: bytes, endpoint: types.Endpoint) -> tuple[str, wire.Reply] |
     if not isinstance(row, dict) or not isinstance(row.get("custom_id"), str):
         return None
     response, error = row.get("response"), row.get("error")
-    if isinstance(response, dict) and response.get("status_code"):
-        raw = hide_keys(wire.clean_text(json.dumps(response.get("body"), ensure_ascii=False)), endpoint)
-        if response["status_code"] == 200:
-            return row["custom_id"], wire.read_completion(raw, endpoint)
-        return row["custom_id"], wire.read_error(int(response["status_code"]), json.loads(raw), raw=raw)
+    if isinstance(response, dict) and str(response.get("status_code")).isdecimal():
+        raw = hide_keys(json.dumps(response.get("body"), ensure_ascii=False), endpoint)
+        if 200 <= (status := int(response["status_code"])) < 300:
+            request = requests.get(row["custom_id"])
+            return row["custom_id"], wire.read_completion(
+                raw, endpoint, request if request and request.messages else None
+            )
+        return row["custom_id"], wire.read_error(status, json.loads(raw), raw=raw)
     error = error if isinstance(error, dict) else {}
     said = f"{error.get('code') or ''} {error.get('message') or 'no reply and no reason'}"
     message = hide_keys(wire.clean_text(f"the batch did not make this request: {said}"), endpoint)

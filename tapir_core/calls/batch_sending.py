@@ -22,7 +22,7 @@ from openai.types import Batch
 
 from tapir_core.calls import batch_client, budget, limits, store_tables, store_writes, types, wire
 from tapir_core.calls.answer_store import AnswerStore
-from tapir_core.calls.books import Books
+from tapir_core.calls.books import STOPPED, Books
 from tapir_core.config import BatchConfig, CallsConfig
 
 _FIRST_PAUSE_SECONDS = 0.5
@@ -42,13 +42,15 @@ class BatchSending:
         books: Books,
         endpoint: types.Endpoint,
         tell: Callable[[str, types.Outcome, bool], object],
+        is_stopped: Callable[[], bool],
         *,
         config: CallsConfig,
         rng: random.Random,
     ) -> None:
         """Prepare the connections to the endpoint; none is opened yet.
 
-        ``tell`` gets each key with its outcome, and whether another process paid for it.
+        ``tell`` gets each key with its outcome, and whether another process paid for it. Once it ``is_stopped``, no new
+        batch is made.
 
         Raises:
             ConfigError: the address holds a user name or password, or the key cannot be sent.
@@ -60,7 +62,7 @@ class BatchSending:
         self._client = batch_client.BatchClient(self._endpoint, self._limits, config)
         self._pause_before_retry = partial(limits.pause_before_retry, config, rng=rng)
         self._pause_seconds = _FIRST_PAUSE_SECONDS
-        self._tell = tell
+        self._tell, self._is_stopped = tell, is_stopped
         self._missing: dict[str, types.Request] = {}
         """Requests without an outcome so far."""
         self._led: list[store_writes.OpenBatch] = []
@@ -105,6 +107,7 @@ class BatchSending:
             return
         for batch in await self._write(partial(store_writes.adopt_batches, keys=self._here())):
             logger.info("batch %s of %s goes on", batch.provider_id or batch.tag, batch.address)
+            batch.rows = {key: self._missing.get(key, request) for key, request in batch.rows.items()}
             self._begin(batch)
             if not batch.input_file_id:
                 await self._end(batch, "dropped", {})
@@ -113,6 +116,9 @@ class BatchSending:
         # Requests in a batch of another run are waited for.
         elsewhere = await asyncio.to_thread(store.batched, self._here())
         ours = {key: self._missing[key] for key in self._here() if key not in elsewhere}
+        for key in [*ours] if self._is_stopped() else ():
+            self._bring(key, STOPPED, False)
+            del ours[key]
         for rows in batch_client.split_rows(ours, self._limits, self._endpoint):
             seen, refused = books.ended, await self._plan(rows)
             if refused and books.may_make_room:
@@ -154,7 +160,10 @@ class BatchSending:
     async def _lead(self, batch: store_writes.OpenBatch) -> None:
         """Bring a batch to its provider, unless it is there, and check whether it has ended."""
         try:
-            await self._make(batch)
+            if not await self._make(batch):
+                self._leave(batch)
+                self._away.difference_update(batch.rows)
+                return
             shown = await self._client.show(batch.provider_id)
             if shown.status not in batch_client.ENDINGS:
                 return
@@ -167,21 +176,25 @@ class BatchSending:
             failed = dict.fromkeys(batch.rows, batch_client.why_left(error, state, batch, self._endpoint, self._limits))
         await self._end(batch, state, failed)
 
-    async def _make(self, batch: store_writes.OpenBatch) -> None:
-        """Make sure that a batch is at its provider, and its ids are noted."""
+    async def _make(self, batch: store_writes.OpenBatch) -> bool:
+        """Make sure that a batch is at its provider, and its ids are noted.
+
+        It does not, where this process was taken for dead meanwhile and another leads the batch.
+        """
         if not batch.input_file_id:
             content = await asyncio.to_thread(batch_client.write_file, batch.rows, self._endpoint)
             batch.input_file_id = await self._client.upload(f"tapir-{batch.tag}.jsonl", content)
-            await self._write(
-                partial(store_writes.note_batch, tag=batch.tag, state="uploaded", input_file_id=batch.input_file_id)
-            )
         if not batch.provider_id:
+            uploaded = partial(store_writes.note_batch, state="uploaded", input_file_id=batch.input_file_id)
+            if not await self._write(partial(uploaded, tag=batch.tag)):
+                return False
             batch.provider_id = await self._client.create(batch)
             await self._write(
                 partial(store_writes.note_batch, tag=batch.tag, state="made", provider_id=batch.provider_id)
             )
             logger.info("batch %s of %d requests is at %s", batch.provider_id, len(batch.rows), batch.address)
             self._books.meter.sent += len(batch.rows)
+        return True
 
     async def _end(self, batch: store_writes.OpenBatch, state: str, failed: Mapping[str, wire.Reply]) -> None:
         """End a batch with ``state``, or leave it to the next process that asks if ``state`` is empty.
@@ -247,7 +260,7 @@ async def store_results(
             await client.download(file_id, file)
             while lines := list(islice(file, _LINES_PER_COMMIT)):
                 committing = []
-                for key, reply in filter(None, (batch_client.read_line(line, endpoint) for line in lines)):
+                for key, reply in filter(None, (batch_client.read_line(line, endpoint, owed) for line in lines)):
                     if key not in owed or (shown.status == "cancelled" and not reply.spent.requests):
                         continue
                     request = owed.pop(key)

@@ -148,7 +148,7 @@ def reserve(request: types.Request, endpoint: types.Endpoint) -> types.Spend:
     text = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
     prompt = text // _BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE * len(request.messages)
     prompt += len(request.scored.prompt) + len(request.scored.answer) if request.scored else 0
-    completion = 1 if request.scored else request.sampling.max_tokens
+    completion = 1 if request.scored else wire.most_tokens(request, endpoint)
     return types.Spend(1, prompt, completion, endpoint.usd(prompt, completion))
 
 

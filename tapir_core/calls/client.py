@@ -38,8 +38,8 @@ CONNECT_SECONDS = 10.0
 LARGEST_REPLY_BYTES = 16 << 20
 """No answer of a model is that large."""
 
-_LONG_WORD = 16
-"""Letters of a secret that does not appear in an answer by chance."""
+_PLAIN = re.compile(r"[^\W\d_]{1,15}|(?=.{,11}\Z)[^\W\d_]+(?:-[^\W\d_]+)+")
+"""A word, or a few short ones, that appear in answers by chance: what is given to local servers in place of a key."""
 
 _SHOWN_CHARACTERS = 500
 """Of a body, in a warning."""
@@ -136,7 +136,7 @@ class Client:
                 raw="",
             )
         raw = self.text(content)
-        if response.status_code == 200:
+        if response.is_success:
             reply = wire.read_completion(raw, self._endpoint, request)
             self._say_what_is_odd(reply, request)
         else:
@@ -278,9 +278,9 @@ def read_foreign_error(error: BaseException, endpoint: types.Endpoint, *, timeou
 
 def hide_keys(text: str, endpoint: types.Endpoint) -> str:
     """``text`` without the secrets of an endpoint."""
-    # Longer ones first: they may begin with a shorter one. Plain words are left out: they appear in answers, too.
-    more = [each for each in endpoint.more_secrets if len(each) >= _LONG_WORD or not each.isalpha()]
-    for secret in sorted([endpoint.api_key or "", *more], key=len, reverse=True):
+    # Longer ones first: they may begin with a shorter one.
+    secrets = (endpoint.api_key or "", *endpoint.more_secrets)
+    for secret in sorted((each for each in secrets if not _PLAIN.fullmatch(each)), key=len, reverse=True):
         for spelling in _spellings(secret):
             text = hide_key(text, spelling)
     return text

@@ -57,7 +57,7 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         self._books = Books(store, budget or BudgetConfig(), run, self._stopping)
         self._clock = WorkClock(partial(store.add_seconds, run))
         self._here: dict[str, threading.Lock] = {}
-        self._lines: dict[tuple[str, ...], Line] = {}
+        self._lines: dict[tuple[object, ...], Line] = {}
         # Jitter of pauses only: it can change no result, so it needs no derived seed.
         self._rng = random.Random()
         self._lock = threading.Lock()
@@ -133,7 +133,7 @@ class CallEngine(AbstractContextManager["CallEngine"]):
     def stop_sending(self) -> None:
         """Send nothing more: calls in flight end and are stored, every other request ends as `stopped`.
 
-        For any thread. Batches of a Batch API are still waited for; `close` leaves them.
+        For any thread. Batches that a Batch API has are still waited for; `close` leaves them.
         """
         self._stopping.set()
 
@@ -213,11 +213,14 @@ class CallEngine(AbstractContextManager["CallEngine"]):
                 if in_batches:
                     from tapir_core.calls.batch_sending import BatchSending
 
-                    batches = BatchSending(self._books, endpoint, asking.tell, config=self._config, rng=self._rng)
+                    batches = BatchSending(
+                        self._books, endpoint, asking.tell, asking.is_stopped, config=self._config, rng=self._rng
+                    )
                     group.create_task(batches.send_all(in_batches))
-                if endpoint.base_urls not in self._lines:
-                    self._lines[endpoint.base_urls] = Line(endpoint, self._config, rng=self._rng, books=self._books)
-                line = self._lines[endpoint.base_urls]
+                # Of an account: one without credit, or with a wrong key, is given up alone.
+                if (account := (endpoint.base_urls, endpoint.api_key)) not in self._lines:
+                    self._lines[account] = Line(endpoint, self._config, rng=self._rng, books=self._books)
+                line = self._lines[account]
                 line.admit(endpoint)
                 for key, request in single.items():
                     # First a slot, then its task: a long list takes memory for calls in flight, not for its length.
@@ -236,7 +239,7 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         if asking.is_stopped():
             asking.tell(key, STOPPED, False)
             return
-        reply = await self._lines[endpoint.base_urls].answer(key, request, endpoint, slot)
+        reply = await self._lines[endpoint.base_urls, endpoint.api_key].answer(key, request, endpoint, slot)
         self._books.meter.count_reply(reply)
         if isinstance(reply.outcome, types.Failure) and reply.outcome.retryable:
             asking.tell(key, reply.outcome, False)

@@ -128,8 +128,16 @@ class RateLimit:
 
     @property
     def per_second(self) -> float:
-        """How fast used ones come back; 0 if too little is shown, or none are used."""
-        return max(0.0, self.limit - self.remaining) / self.reset_seconds if self.reset_seconds else 0.0
+        """How fast used ones come back; 0 if too little is shown, or none are used.
+
+        Also 0 where all are back only hours later, as of a limit per day: waiting would stop a run without a word, and
+        a refusal says more.
+        """
+        return (
+            max(0.0, self.limit - self.remaining) / self.reset_seconds
+            if 0 < self.reset_seconds <= LONGEST_HONOURED_SECONDS
+            else 0.0
+        )
 
 
 class Bucket:

@@ -49,6 +49,8 @@ _OUTCOME_COLUMNS = (
 )
 
 _NO_CAPS = BudgetConfig()
+_LONGEST_NAME = 500
+"""Characters of an identity in a key; PostgreSQL's takes 2,704 bytes in all."""
 _SHARED = "budget.shared {}\n"
 """Before a run's id, in a value of `meta`."""
 
@@ -125,6 +127,11 @@ def read_outcomes(connection: sa.Connection, keys: Sequence[str]) -> dict[str, t
         for some in in_groups(keys)
         for row in connection.execute(sa.select(*_OUTCOME_COLUMNS).where(answers.c.key.in_(some)))
     }
+
+
+def short_name(identity: str) -> str:
+    """An identity as `reuse` has it: PostgreSQL indexes no long text, such as one with a chat template in it."""
+    return identity if len(identity) <= _LONGEST_NAME else digest(identity)
 
 
 def read_reuse(connection: sa.Connection) -> dict[tuple[str, str, str, str], int]:

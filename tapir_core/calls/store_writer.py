@@ -30,8 +30,8 @@ _LONGEST_SECONDS = 600.0
 _LONGEST_SECONDS_AT_END = 60.0
 """How long a store that is closing waits for it: an interrupt should end soon, but keep what was paid for."""
 _LONGEST_PAUSE_SECONDS = 5.0
-_LASTING_SQLSTATES = ("53100", "28")
-"""PostgreSQL's codes of a full disk and of refused access."""
+_LASTING_SQLSTATES = ("53100", "28", "54")
+"""PostgreSQL's codes of a full disk, of refused access and of what is too large for it."""
 
 T = TypeVar("T")
 _Queued = tuple[Any, Future[Any], int]
@@ -93,6 +93,10 @@ class GroupWriter:
         try:
             results = self._commit(writes)
         except Exception as error:  # any error goes to the callers that wait for the commit
+            if len(group) > 1 and not is_away(error):
+                for each in group:  # what the database refuses of one takes no other along
+                    self._finish([each])
+                return
             failed = TapirError(
                 f"the call store cannot be written: {reason_of(error)}. Nothing that was stored is lost; free the disk "
                 "or start the database, then the same command goes on."

@@ -167,7 +167,7 @@ def count_reuse(
     for asked, requests in sorted(counts.items()):  # in one order, or two processes could wait for each other
         connection.execute(
             store_tables.insert_or_add(connection.dialect.name, store_tables.reuse),
-            dict(zip(names, asked, strict=True), requests=requests),
+            dict(zip(names, asked, strict=True), identity=store_rows.short_name(asked[2]), requests=requests),
         )
 
 
@@ -254,9 +254,16 @@ def plan_batch(
     return {each.key: refusal for each, refusal in zip(attempts, refusals, strict=True) if refusal}
 
 
-def note_batch(connection: sa.Connection, _holder: str, _repeated: bool, *, tag: str, **values: Any) -> None:
-    """Update the columns of a batch."""
-    connection.execute(sa.update(store_tables.batches).where(store_tables.batches.c.tag == tag).values(values))
+def note_batch(connection: sa.Connection, holder: str, _repeated: bool, *, tag: str, **values: Any) -> bool:
+    """Update the columns of a batch, if ``holder`` leads it; says whether it does."""
+    return (
+        connection.execute(
+            sa.update(store_tables.batches)
+            .where(store_tables.batches.c.tag == tag, store_tables.batches.c.driver == holder)
+            .values(values)
+        ).rowcount
+        > 0
+    )
 
 
 def adopt_batches(connection: sa.Connection, holder: str, repeated: bool, *, keys: Sequence[str]) -> list[OpenBatch]:
@@ -286,7 +293,7 @@ def leave_batch(connection: sa.Connection, holder: str, _repeated: bool, *, tag:
     )
 
 
-def end_batch(connection: sa.Connection, holder: str, repeated: bool, *, tag: str, state: str) -> None:
+def end_batch(connection: sa.Connection, _holder: str, _repeated: bool, *, tag: str, state: str) -> None:
     """End a batch: its requests without an outcome are free again, and cost nothing.
 
     ``state`` is the provider's last status, or why the batch was dropped. The row of `batches` stays as a record.
@@ -297,7 +304,8 @@ def end_batch(connection: sa.Connection, holder: str, repeated: bool, *, tag: st
         ).scalars()
         store_rows.settle(connection, [Settlement(attempt, "", types.Spend()) for attempt in owed])
     connection.execute(sa.delete(store_tables.batch_rows).where(store_tables.batch_rows.c.batch == tag))
-    note_batch(connection, holder, repeated, tag=tag, state=state, driver="", ended=store_tables.utc_now())
+    ended = {"state": state, "driver": "", "ended": store_tables.utc_now()}
+    connection.execute(sa.update(store_tables.batches).where(store_tables.batches.c.tag == tag).values(ended))
 
 
 def _open_batch(connection: sa.Connection, row: Mapping[Any, Any]) -> OpenBatch:

@@ -37,6 +37,11 @@ _DIGITS = 6
 _TOKENS = "tapir_tokens"
 """What is kept in place of a body that was read token by token."""
 
+_ESCAPED = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
+"""What may be half a character or NUL in JSON."""
+_IMPOSSIBLE = 1e9
+"""No count of tokens, and no log-probability; twice as much fits a database's integer."""
+
 _LONGEST_MESSAGE = 500
 """Characters of a provider's error text that are kept."""
 
@@ -117,6 +122,12 @@ def request_body(request: types.Request, endpoint: types.Endpoint) -> dict[str, 
     }
 
 
+def most_tokens(request: types.Request, endpoint: types.Endpoint) -> int:
+    """The most tokens that an answer may take: what the endpoint's own fields say goes first."""
+    own = (_integer(endpoint.body_fields.get(name)) for name in ("max_tokens", "max_completion_tokens"))
+    return max(own) or request.sampling.max_tokens
+
+
 def read_completion(raw: str, endpoint: types.Endpoint, request: types.Request | None = None) -> Reply:
     """The meaning of a body with status 200: an answer, a typed refusal, or a failure.
 
@@ -163,7 +174,7 @@ def read_completion(raw: str, endpoint: types.Endpoint, request: types.Request |
     elif (body.get("amazon-bedrock-guardrailAction") or "NONE") != "NONE":
         outcome = types.Failure("refused", "stopped by the provider's guardrail")
     elif isinstance(outcome, types.Answer) and request is not None and request.role in TRAINED_ON:
-        most = _integer(endpoint.body_fields.get(endpoint.tokens_field)) or request.sampling.max_tokens
+        most = most_tokens(request, endpoint)
         # For some providers the limit covers thoughts, for others it does not.
         is_full = most == said or said - _details(usage, "completion", "reasoning") >= most
         outcome = replace(outcome, finish_reason=words.CUT_OFF) if is_full else outcome
@@ -172,7 +183,8 @@ def read_completion(raw: str, endpoint: types.Endpoint, request: types.Request |
     return Reply(
         outcome,
         spent=spent,
-        cost_unknown=not spent.tokens,
+        # Some count the prompt alone, and charge for the answer all the same.
+        cost_unknown=not (completion_tokens if isinstance(outcome, types.Answer) and outcome.text else spent.tokens),
         raw=raw,
         is_completion="choices" in body,
         model=str(body.get("model") or ""),
@@ -248,12 +260,12 @@ def read_content(raw: str) -> str:
     """The text of the message in a stored body as it came, thoughts included; empty without one."""
     body = _mapping(json_or_text(_without_preamble(raw)))
     content = _text_of(_mapping(_first(body.get("choices")).get("message")).get("content"))
-    return clean_text(content) if isinstance(content, str) else ""
+    return content if isinstance(content, str) else ""
 
 
 def read_logprobs(raw: str | None) -> tuple[tuple[str, float], ...]:
     """Log-probabilities of the first token in a stored body; empty if there are none, or no body."""
-    body = _mapping(json.loads(_without_preamble(raw))) if raw else {}
+    body = _mapping(json_or_text(_without_preamble(raw))) if raw else {}
     return _read_logprobs(_first(body.get("choices")))
 
 
@@ -293,11 +305,20 @@ def clean_text(text: str) -> str:
 
 
 def json_or_text(raw: str) -> object:
-    """The decoded JSON, or the text if it is no JSON."""
+    """The decoded JSON, in which every text is clean, or the text if it is no JSON."""
     try:
-        return json.loads(raw)
+        body = json.loads(raw)
+        return _cleaned(body) if _ESCAPED.search(raw) else body
     except (ValueError, RecursionError):
         return raw
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {clean_text(name): _cleaned(each) for name, each in value.items()}
+    return (
+        [*map(_cleaned, value)] if isinstance(value, list) else clean_text(value) if isinstance(value, str) else value
+    )
 
 
 def _without_preamble(raw: str) -> str:
@@ -318,13 +339,13 @@ def _read_choice(
     content = _text_of(message.get("content"))
     if not isinstance(content, str | None) or not message:
         return None
-    text = clean_text(content or "")
+    text = content or ""
     apart = message.get("reasoning_content") or message.get("reasoning") or message.get("reasoning_details")
     answer = text if apart else words.strip_thoughts(text)
     told = "" if strip else apart if isinstance(apart, str) else words.thoughts_of(text, answer)
     if called := calls and (message.get("tool_calls") or message.get("function_call")):
         with suppress(ValueError):  # of no function: the answer is what it says beside
-            answer = clean_text(tools.message_text(answer, called))
+            answer = tools.message_text(answer, called)
     if not answer.strip():
         if ending == words.CUT_OFF and (thought or answer != text or apart):
             return types.Failure(
@@ -386,9 +407,9 @@ def _read_logprobs(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:
     found = [_mapping(each) for each in listed] if isinstance(listed, list) else []
     pairs = [(each.get("token"), each.get("logprob")) for each in found]
     return tuple(
-        (clean_text(token), float(logprob))
+        (token, float(logprob))
         for token, logprob in pairs
-        if isinstance(token, str) and isinstance(logprob, int | float) and not math.isnan(logprob)
+        if isinstance(token, str) and isinstance(logprob, int | float) and -math.inf <= logprob < _IMPOSSIBLE
     )
 
 
@@ -412,4 +433,4 @@ def _integer(value: object) -> int:
         number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
     except (ValueError, OverflowError):
         return 0
-    return int(number) if 0 < number < 1e15 else 0
+    return int(number) if 0 < number < _IMPOSSIBLE else 0

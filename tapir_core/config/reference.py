@@ -107,7 +107,14 @@ class Description:
         path, field = list[str](), self.root
         for step in map(str, location):
             options = [option for option in self.options(field) if option is not field]
-            chosen = next((option for option in options if step in (_kind_of(option), _form_of(option))), None)
+            chosen = next(
+                (
+                    each
+                    for each in options
+                    if step in (_kind_of(each), "(text)" if each.get("type") == "string" else "(other)")
+                ),
+                None,
+            )
             if chosen is not None:
                 field = {**chosen, "description": field.get("description", "")}
             elif step != "[key]":
@@ -127,10 +134,6 @@ class Description:
 def _kind_of(option: Schema) -> str:
     """The `type` of a kind; empty of anything else."""
     return str(option.get("properties", {}).get("type", {}).get("const", ""))
-
-
-def _form_of(option: Schema) -> str:
-    return "(text)" if option.get("type") == "string" else "(other)"
 
 
 def _fields(section: Schema, default: Any) -> Schema:

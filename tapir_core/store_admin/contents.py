@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tapir_core.calls.store_rows import read_reuse
+from tapir_core.calls.store_rows import read_reuse, short_name
 from tapir_core.calls.store_tables import BUSY_SECONDS, answers, shown_url
 from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.data.dataset import DatasetRef
@@ -148,7 +148,10 @@ def gather_stats(engine: sa.Engine) -> StoreStats:
     return StoreStats(
         shown_url(engine.url),
         store_size(engine),
-        groups=tuple(_group(name, rows, reused.get(name, 0)) for name, rows in sorted(named.items())),
+        groups=tuple(
+            _group(name, rows, reused.get((*name[:2], short_name(name[2]), name[3]), 0))
+            for name, rows in sorted(named.items())
+        ),
     )
 
 

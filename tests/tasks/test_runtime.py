@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from tapir_core.calls import Answer, Message, Request
+from tapir_core.errors import Stopped
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import open_run
+from tapir_core.stages import TEACH
 from tasks.engines.vllm import VllmServer
 from tasks.runtime import Runtime
 from tests.doubles.batches import BatchRules
@@ -41,6 +43,15 @@ def test_a_batch_is_asked_where_the_endpoint_says_so_at_half_the_price(tmp_path:
     assert answer.text == "Answer: 91"
     assert answer.usd == share * (answer.prompt_tokens + answer.completion_tokens)
     assert ('"batch": null' in log_path.read_text()) is (mode == "live")
+
+
+def test_work_that_waits_for_its_turn_when_a_run_is_interrupted_is_not_begun(tmp_path: Path) -> None:
+    runtime = open_runtime(tmp_path, type="standin")
+    runtime.check_stop(TEACH.at())
+    runtime.abort()
+    with pytest.raises(Stopped):
+        runtime.check_stop(TEACH.at())
+    runtime.close()
 
 
 def test_replicas_answer_under_the_same_name_as_one_server(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_files_hold_every_request_once_within_the_limits(
 
 
 def test_an_answer_has_its_tokens_and_price():
-    key, reply = read_line(line(response=response(200, COMPLETION)), ENDPOINT) or ("", None)
+    key, reply = read_line(line(response=response(200, COMPLETION)), ENDPOINT, {}) or ("", None)
     assert key == "a"
     assert reply is not None
     assert reply.outcome == Answer("yes", "stop", 10, 5, pytest.approx(20e-6))
@@ -82,7 +82,7 @@ def test_an_answer_has_its_tokens_and_price():
     ],
 )
 def test_a_row_without_a_proper_reply_is_a_failure_of_its_kind(fields: dict[str, Any], kind: str, attempts: int):
-    _, reply = read_line(line(**fields), ENDPOINT) or ("", None)
+    _, reply = read_line(line(**fields), ENDPOINT, {}) or ("", None)
     assert reply is not None
     assert isinstance(reply.outcome, Failure)
     assert (reply.outcome.kind, reply.spent.requests) == (kind, attempts)
@@ -90,7 +90,7 @@ def test_a_row_without_a_proper_reply_is_a_failure_of_its_kind(fields: dict[str,
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"{", b"[]", b"3", b"{}", b'{"custom_id": 3}', b"\xff\xfe"])
 def test_what_is_no_line_is_nothing(text: bytes):
-    assert read_line(text, ENDPOINT) is None
+    assert read_line(text, ENDPOINT, {}) is None
 
 
 def test_neither_raw_nor_message_holds_the_key_or_what_no_database_takes():
@@ -100,7 +100,7 @@ def test_neither_raw_nor_message_holds_the_key_or_what_no_database_takes():
         {"response": response(500, {"error": {"message": f"{KEY}\ud800\x00"}})},
         {"error": {"code": "x", "message": f"{KEY}\ud800\x00"}},
     ):
-        _, reply = read_line(line(**fields), ENDPOINT) or ("", None)
+        _, reply = read_line(line(**fields), ENDPOINT, {}) or ("", None)
         assert reply is not None
         kept = (reply.raw or "") + (reply.outcome.text if isinstance(reply.outcome, Answer) else reply.outcome.message)
         assert KEY not in kept

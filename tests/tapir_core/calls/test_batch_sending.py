@@ -2,13 +2,25 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
-from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Failure, Message, Outcome, Watch, batch_client
+from tapir_core.calls import (
+    Answer,
+    AnswerStore,
+    CallEngine,
+    Endpoint,
+    Failure,
+    Message,
+    Outcome,
+    Request,
+    Watch,
+    batch_client,
+)
 from tapir_core.calls.store_tables import answers, open_engine
 from tapir_core.calls.wire import Reply, read_completion
 from tapir_core.config import BudgetConfig
@@ -177,8 +189,8 @@ def test_an_address_with_a_password_is_refused_before_anything_is_claimed(store_
 def test_a_row_that_three_batches_bring_no_answer_to_is_put_into_no_other(store_url: str, monkeypatch):
     read = batch_client.read_line
 
-    def blocked(line: bytes, endpoint: Endpoint) -> tuple[str, Reply] | None:
-        key, reply = read(line, endpoint) or ("", None)
+    def blocked(line: bytes, endpoint: Endpoint, requests: Mapping[str, Request]) -> tuple[str, Reply] | None:
+        key, reply = read(line, endpoint, requests) or ("", None)
         body = json.dumps({"choices": [], "note": "not that one"})
         return key, read_completion(body, endpoint) if key == sums(1)[0].key else reply
 

@@ -15,6 +15,7 @@ from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import RunBusy
 from tapir_core.leases import ReplicaRegistry, RunLease
+from tapir_core.store_admin import gather_stats
 from tests.doubles.batches import BatchRules
 from tests.doubles.provider import FakeProvider, make_request
 from tests.doubles.standin import StandinServer
@@ -28,6 +29,7 @@ from tests.tapir_core.calls.batch_helpers import (
     sums,
 )
 from tests.tapir_core.calls.engine_helpers import texts
+from tests.tapir_core.calls.test_odd_replies import ODD, keep_beside_others
 
 pytestmark = [needs_postgres, pytest.mark.slow]
 
@@ -159,3 +161,21 @@ def test_one_driver_a_run_on_postgresql(postgres_url: str):
         assert lease.holds()
     with RunLease(postgres_url, "a-run") as again:
         assert again.holds()
+
+
+def test_replies_that_it_takes_no_text_or_number_of_are_kept(postgres_url: str):
+    for odd in ODD.values():
+        keep_beside_others(odd, postgres_url, CallsConfig(backoff_seconds=0.01))
+
+
+def test_a_long_identity_is_counted_where_its_answers_are_used_again(postgres_url: str):
+    asked = make_request("again", identity="a template " * 900)
+    with FakeProvider() as provider:
+        for _ in range(2):
+            with CallEngine(AnswerStore(postgres_url), CallsConfig(), run="a") as engine:
+                assert texts(engine.ask([asked], provider.endpoint)) == ["echo: again"]
+        assert len(provider.calls) == 1
+    engine = open_engine(postgres_url)
+    (group,) = [each for each in gather_stats(engine).groups if each.identity == asked.identity]
+    engine.dispose()
+    assert group.reused == 1
