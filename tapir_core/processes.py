@@ -17,6 +17,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tapir_core.errors import RunBusy
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,8 @@ class Holder:
         if not self.is_here() or self.process_started > _BY_THE_CLOCK:
             return None
         started = read_start(self.pid)
+        if started is None and not Path("/proc", str(self.pid)).exists() and psutil.pid_exists(self.pid):
+            return None  # other users' processes are hidden, as on shared machines
         if started is None or _boot_id() not in ("", self.boot_id):
             return False
         return abs(started - self.process_started) < _SAME_START

@@ -287,8 +287,9 @@ def _exported_before(to: Storage) -> dict[str, str]:
         raise errors.ConfigError(f"{to.url} is a file; name a folder")
     there = to.files()
     if paths.EXPORT_RECORD in there:
-        record = read_json(to, paths.EXPORT_RECORD, f"remove the folder {to.url}, and export again")
-        return dict(record.get("files", {}))
+        return dict(
+            read_json(to, paths.EXPORT_RECORD, f"remove the folder {to.url}, and export again").get("files", {})
+        )
     if there:
         raise errors.ConfigError(
             f"{to.url} holds something else than an export ({next(iter(there))}, {len(there)} files in all), which is "

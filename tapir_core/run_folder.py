@@ -119,7 +119,7 @@ class RunFolder:
             record = dataset.read_json(self.storage, paths.RUN_RECORD, remedy)
             settled = {name: Settled(**each) for name, each in record.pop("settled", {}).items()}
             return RunRecord(**record, settled=settled)
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise errors.ConfigError(_no_such_run(self.ref)) from error
         except (TypeError, AttributeError) as error:
             raise errors.ConfigError(dataset.unknown_file(f"{self.storage.root}/{paths.RUN_RECORD}", error)) from error

@@ -494,6 +494,5 @@ def _draw_items(values: _Floats, draws: int, generator: np.random.Generator) -> 
     kinds, sizes = np.unique(values, axis=0, return_counts=True)
     counts = generator.multinomial(values.shape[0], sizes / values.shape[0], size=draws)
     drawn = counts @ ~np.isnan(kinds)
-    sums = counts @ np.nan_to_num(kinds)
     # A draw without any item of a column says nothing about it.
-    return np.where(drawn > 0, sums / np.maximum(drawn, 1), np.nanmean(values, axis=0))
+    return np.where(drawn > 0, (counts @ np.nan_to_num(kinds)) / np.maximum(drawn, 1), np.nanmean(values, axis=0))

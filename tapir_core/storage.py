@@ -9,6 +9,7 @@ come from the environment, as for every AWS tool: `AWS_ENDPOINT_URL_S3` or `AWS_
 """
 
 import contextlib
+import glob
 import hashlib
 import io
 import os
@@ -121,7 +122,7 @@ class Storage:
             if self.is_local and os.path.isdir(self._full(path)):
                 shutil.rmtree(self._full(path))  # fsspec refuses the folder in which this process works
             else:
-                self._ask(lambda: self._files.rm(self._full(path), recursive=True))
+                self._ask(lambda: self._files.rm(glob.escape(self._full(path)), recursive=True))
         # The reply to a removal of many files names those that remain, but s3fs does not read it.
         if self.exists(path):
             raise errors.TapirError(f"{self.url}/{path} could not be removed; allow it there, and try again")
@@ -161,7 +162,8 @@ class Storage:
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
                 raise error
 
-        below = (Path(place, name) for place, _, names in os.walk(folder, onerror=fail) for name in names)
+        walked = os.walk(folder, onerror=fail, followlinks=True)  # a stage may have been moved to another disk
+        below = (Path(place, name) for place, _, names in walked for name in names)
         return {each.relative_to(self._base).as_posix(): each.stat().st_size for each in below if each.is_file()}
 
     def _pieces(self, path: str) -> Iterator[bytes]:
@@ -174,7 +176,7 @@ class Storage:
     def _info(self, path: str) -> dict[str, Any] | None:
         try:
             return dict(self._ask(lambda: self._files.info(self._full(path))))
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None
 
     def _ask(self, request: Callable[[], Result]) -> Result:
@@ -382,7 +384,8 @@ def _read_remote(url: str) -> bytes:
     import aiohttp  # a local file needs neither
     import fsspec
 
-    public = url.partition("?")[0]  # a query may be a signature
+    # A query may be a signature.
+    public = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2], query="", fragment="").geturl()
     patience = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
     of_http = {"client_kwargs": {"timeout": patience, "trust_env": True}} if url.startswith("http") else {}
     try:

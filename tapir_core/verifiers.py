@@ -19,10 +19,17 @@ from fractions import Fraction
 from typing import Any
 
 _STATED = re.compile(r"\banswer:(.*)", re.IGNORECASE)
-_WHOLE_RESULT = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
+_WHOLE_RESULT = re.compile(r"[+-]?(?:(?!0)\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
 """A number that is all of a result."""
 _QUOTES = ("`", '"', "'")
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,_]*(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,3})?(?:\s*/\s*\d+)?\s*%?", re.ASCII)
+_NUMBER = re.compile(
+    r"[-+]?(?:\d{1,3}(?:[,_]\d{2,3})*[,_]\d{3}(?!\d)(?:\.\d+)?|(?<!\d,)\d+,\d+(?![,\d])|\d[\d_]*(?:\.\d+)?|\.\d+)"
+    r"(?:e[-+]?\d{1,3})?(?:\s*/\s*\d+)?\s*%?",
+    re.ASCII,
+)
+"""Digits in groups, with a decimal comma, or neither; lakhs have groups of two."""
+_BETWEEN = re.compile(r"(?<!\b0),(?=\d{3}(?!\d)|\d\d,)|[_\s]")
+"""What groups the digits of a number."""
 _FENCED = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)^[ \t]*(?:```|~~~)", re.DOTALL | re.MULTILINE)
 
 
@@ -48,7 +55,7 @@ def is_correct(response: str, reference: str) -> bool:
 
 def normalise_result(text: str) -> str:
     """One spelling for one result: no outer quotes, backticks or ``**``, one full stop dropped, numbers canonical."""
-    bare = _unwrap(_unwrap(" ".join(text.split())).removesuffix("."))
+    bare = _unwrap(_unwrap(" ".join(text.split())).removesuffix(".")).replace("\N{MINUS SIGN}", "-")
     if _WHOLE_RESULT.fullmatch(bare):
         # As long as the text, so that no digit is rounded away; `plus` makes 0 of -0.
         context = Context(prec=len(bare))
@@ -64,7 +71,8 @@ def exact(_instruction: str, answer: str, reference: str | None) -> float | None
 def numeric(_instruction: str, answer: str, reference: str | None) -> float | None:
     """1 where the last number of the answer's final result is that of the reference, to a millionth of it.
 
-    ``1,234.50``, ``3/4`` and ``1.2e3`` are numbers, ``75%`` is 0.75; units and other words around are ignored.
+    ``1,234.50``, ``3,14``, ``3/4`` and ``1.2e3`` are numbers, ``75%`` is 0.75; units and other words around are
+    ignored.
     """
     wanted = _last_number(reference or "")
     if wanted is None:
@@ -109,7 +117,7 @@ def python_tests(_instruction: str, answer: str, reference: str | None, *, secon
 
 
 def _last_number(text: str) -> float | None:
-    bare = re.sub(r"[,_\s]", "", (_NUMBER.findall(text) or [""])[-1])
+    bare = _BETWEEN.sub("", (_NUMBER.findall(text.replace("\N{MINUS SIGN}", "-")) or [""])[-1]).replace(",", ".")
     try:
         return float(Fraction(bare.removesuffix("%"))) / (100 if bare.endswith("%") else 1)
     except (ZeroDivisionError, OverflowError, ValueError):

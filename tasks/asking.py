@@ -230,8 +230,7 @@ def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[calls.O
         if isinstance(outcome, calls.Failure):
             said, beginning = shorten(outcome.message, LONGEST_SAID), shorten(instruction, LONGEST_BEGINNING)
             by_kind[outcome.kind].append(Sample(instruction_id, outcome.kind, outcome.attempts, said, beginning))
-    in_turn = chain.from_iterable(zip_longest(*by_kind.values()))
-    return tuple(islice(filter(None, in_turn), MOST_SAMPLES))
+    return tuple(islice(filter(None, chain.from_iterable(zip_longest(*by_kind.values()))), MOST_SAMPLES))
 
 
 NOT_ASKED = calls.Answer("", "", 0, 0)

@@ -32,7 +32,7 @@ def gather_ingredients(config: RunConfig, *, say: Say = lambda _: None) -> dict[
 
 
 def check_training_ingredients(run: RunFolder, at: StageAt) -> None:
-    """Refuse to train with other files than the driver's, on a machine that finds its own.
+    """Refuse to train with other files than the run was opened with: edited meanwhile, or another machine's own.
 
     Raises:
         RunChanged: the backbone or the chat template is another one here.
@@ -43,7 +43,7 @@ def check_training_ingredients(run: RunFolder, at: StageAt) -> None:
         found = _backbone(run.config) if name == "backbone" else _sha256(str(template)) if template else ""
         if found != run.record.ingredients.get(name, ""):
             raise errors.RunChanged(
-                f"{name} on this worker is not the one that run {run.ref.name!r} was opened with; bring its files "
+                f"{name} on this machine is not the one that run {run.ref.name!r} was opened with; bring its files "
                 "here, where the configuration looks for them"
             )
 

@@ -237,8 +237,7 @@ def check_scored(at: StageAt, rows: pl.DataFrame, verdicts: pl.DataFrame, asked:
 
 def _commonest(verdicts: pl.DataFrame) -> str:
     """The reasons of unscored verdicts, most frequent first."""
-    reasons = Counter(verdicts["reason"].drop_nulls()).most_common(3)
-    return ", ".join(f"{count} x {reason}" for reason, count in reasons)
+    return ", ".join(f"{count} x {reason}" for reason, count in Counter(verdicts["reason"].drop_nulls()).most_common(3))
 
 
 def _ask_all(

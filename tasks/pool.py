@@ -41,8 +41,7 @@ def contaminated(run: RunFolder, at: StageAt) -> outcomes.Worked:
         return _overlap(evaluation_questions(run, first=rows), rows)
     # A candidate may have been asked for in several waves.
     rejected = run.rows(stages.EXPANSION_REJECTED.at(at.round)).filter(gate=curriculum.CONTAMINATED_GATE)
-    rows = rejected.unique("instruction_id", maintain_order=True)
-    return _overlap(evaluation_questions(run), rows)
+    return _overlap(evaluation_questions(run), rejected.unique("instruction_id", maintain_order=True))
 
 
 @stage_task(stages.POOL)

@@ -14,6 +14,7 @@ import polars as pl
 
 from tapir_core import stages, thoughts
 from tapir_core.calls import Answer, Failure, Outcome, Scored
+from tapir_core.calls.words import as_kept
 from tapir_core.curriculum import FROM_POOL, unusable_reason
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -106,7 +107,8 @@ def _given_answers(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> pl.DataFr
     """The answers that rows of the pool bring with them, as table `teacher` holds them; they cost no tokens."""
     if "answer" not in rows.columns:
         return rows.select("instruction_id").clear()
-    given = rows.drop_nulls("answer").select(
+    given = rows.drop_nulls("answer").with_columns(pl.col("answer").map_elements(as_kept, pl.String))
+    given = given.select(
         "instruction_id",
         response="answer",
         finish_reason=pl.col("answer").map_elements(partial(_ending_of_given, run), pl.String),

@@ -37,6 +37,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import AVERAGE, CHECKPOINT, MIX, ROLLOUT, SCORE, TRAIN, StageAt
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
+from tasks import input_files
 from tasks._task import cached, does, project_task
 from tasks.engines import backbone, logs, machine, supervisor
 from tasks.engines.replicas import Fleet
@@ -120,6 +121,7 @@ def make_student(
         RunBusy: another process trains, or drives the run, because this one gave no sign of life for too long.
         TapirError: as `train_student`.
     """
+    input_files.check_training_ingredients(run, at)
     started, key, job = time.monotonic(), run.key(at), _job(run, at)
     next_told = started
 

@@ -3,10 +3,10 @@
 What is copied out of a root, a run that nobody drives or a student, is verified.
 """
 
+import secrets
 from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -175,12 +175,16 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
         TapirError: a file did not arrive whole; what arrived stays, and the same command goes on.
     """
     config = RunFolder(ref).config
-    if _place(root) == _place(ref.root):
-        raise errors.ConfigError(f"run {ref.name!r} is in {root!r} already; name another root")
     source, target = Storage(f"{ref.root}/{ref.name}"), Storage(f"{root.rstrip('/')}/{ref.name}")
     # On S3 a run is driven with a store of its own only, and without one there is no driver to keep away.
     is_undriven = "://" in config.run.root and config.calls.store_url is None
     with nullcontext() if is_undriven else run_lease(config):
+        mark = f".{secrets.token_hex(8)}"
+        target.write_bytes(mark, b"")
+        is_within = any(path.endswith(mark) for path in source.files())  # however the two are called
+        target.remove(mark)
+        if is_within:
+            raise errors.ConfigError(f"run {ref.name!r} is in {root!r} already; name another root")
         # A bar on a terminal, nothing elsewhere.
         with Progress(*_COLUMNS, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("copying and verifying", total=None)
@@ -207,10 +211,6 @@ def _copy_kept(run: RunFolder, root: str, say: Say) -> None:
             run_files.copy_file(here, Storage(root), path, sha256)
         else:
             say(f"{here.url}/{path} is not there; the run will fetch it from its address")
-
-
-def _place(root: str) -> str:
-    return root.rstrip("/") if "://" in root else str(Path(root).resolve())
 
 
 def export(

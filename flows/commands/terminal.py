@@ -44,7 +44,7 @@ def run_ref(name: str, root: str) -> run_folder.RunRef:
     if "://" in name:
         folder_of_runs, _, name = name.rstrip("/").rpartition("/")
         return run_folder.RunRef(folder_of_runs, name)
-    folder = Path(name)
+    folder = Path(name if Path(name).name not in ("", "..") else os.path.abspath(name))
     if os.sep in name or (folder / paths.RUN_RECORD).exists():
         return run_folder.RunRef(str(folder.parent), folder.name)
     return run_folder.RunRef(root, name)

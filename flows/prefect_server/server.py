@@ -402,8 +402,7 @@ def check_database(root: str) -> None:
 
 def _remedy(words: str, home: str | Path) -> str:
     """What to do about an error of the database in Prefect's home; nothing where it is about something else."""
-    found = (remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, words))
-    return next(found, "").format(home=home)
+    return next((remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, words)), "").format(home=home)
 
 
 def results_setting(root: str) -> dict[str, str]:
@@ -414,8 +413,7 @@ def results_setting(root: str) -> dict[str, str]:
 def worker_command(root: str) -> str:
     """The command that starts a worker for a root, but for its pool."""
     settings = {paths.ROOT_VARIABLE: root, **results_setting(root), "PREFECT_CLIENT_MAX_RETRIES": str(CLIENT_RETRIES)}
-    given = " ".join(f"{name}={value}" for name, value in settings.items())
-    return f"{given} python -m flows.server_away worker start"
+    return f"{' '.join(f'{name}={value}' for name, value in settings.items())} python -m flows.server_away worker start"
 
 
 def save_results_storage(root: str) -> None:

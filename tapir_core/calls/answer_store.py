@@ -7,6 +7,7 @@ others wait for its answers.
 """
 
 import itertools
+import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -176,5 +177,7 @@ def store_url(config: RunConfig) -> str:
 def run_key(config: RunConfig) -> str:
     """The address of a run, which names it for every process."""
     root = config.run.root
-    place = root.rstrip("/") if "://" in root else Path(root).absolute()
+    # With a database of their own, machines may have other links to one folder; a file of the root is one by any name.
+    here = os.path.realpath if config.calls.store_url is None else os.path.abspath
+    place = root.rstrip("/") if "://" in root else here(root)
     return f"{place}/{config.run.name}"

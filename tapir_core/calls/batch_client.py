@@ -110,8 +110,9 @@ class BatchClient(Client):
 
     async def show(self, batch_id: str) -> Batch:
         """The current state of a batch."""
-        asked = self._repeating.get(f"/batches/{batch_id}", cast_to=Response)
-        return Batch.construct(**self._read(await self.get(asked)))
+        return Batch.construct(
+            **self._read(await self.get(self._repeating.get(f"/batches/{batch_id}", cast_to=Response)))
+        )
 
     async def download(self, file_id: str, into: IO[bytes]) -> None:
         """Write a file's content into ``into``, which is empty."""

@@ -128,32 +128,29 @@ class RateLimit:
 
     @property
     def per_second(self) -> float:
-        """How fast used ones come back; 0 if too little is shown, or none are used.
-
-        Also 0 where all are back only hours later, as of a limit per day: waiting would stop a run without a word, and
-        a refusal says more.
-        """
-        return (
-            max(0.0, self.limit - self.remaining) / self.reset_seconds
-            if 0 < self.reset_seconds <= LONGEST_HONOURED_SECONDS
-            else 0.0
-        )
+        """How fast used ones come back; 0 if too little is shown, or none are used."""
+        return max(0.0, self.limit - self.remaining) / self.reset_seconds if self.reset_seconds else 0.0
 
 
 class Bucket:
-    """Fills at ``per_second`` up to ``capacity``; stored as the time when it is full. By default without limit."""
+    """Fills at ``per_second`` up to ``capacity``; stored as the time when it is full. By default without limit.
 
-    def __init__(self, per_second: float = float("inf"), capacity: float = 0.0) -> None:
+    More than ``longest_seconds`` are not waited: a run would stand still without a word, and a refusal says more.
+    """
+
+    def __init__(
+        self, per_second: float = float("inf"), capacity: float = 0.0, longest_seconds: float = float("inf")
+    ) -> None:
         self.taken = 0.0
         """Sum of all amounts taken."""
-        self._per_second, self._capacity = per_second, capacity
+        self._per_second, self._capacity, self._longest_seconds = per_second, capacity, longest_seconds
         self._full_at = self._shown_at = float("-inf")
 
     def delay(self, amount: float, now: float) -> float:
         """Seconds until ``amount`` may be taken. More than the capacity waits for a full bucket and goes into debt."""
         wait = self._full_at - now - (self._capacity - min(amount, self._capacity)) / self._per_second
         # Below a nanosecond is rounding, and waiting for it would never end.
-        return wait if wait > 1e-9 else 0.0
+        return wait if 1e-9 < wait <= self._longest_seconds else 0.0
 
     def take(self, amount: float, now: float) -> None:
         """Take ``amount``; a negative one gives back what was not needed."""
@@ -233,7 +230,8 @@ class Rates:
             self._set["tokens"].take(used_tokens - permit.tokens, now)
         for shown in limits:
             taken_then = permit.taken.get(shown.unit, 0.0)
-            self._learned.setdefault(shown.unit, Bucket()).show(shown, sent=permit.sent, taken_then=taken_then, now=now)
+            learned = self._learned.setdefault(shown.unit, Bucket(longest_seconds=LONGEST_HONOURED_SECONDS))
+            learned.show(shown, sent=permit.sent, taken_then=taken_then, now=now)
 
     def _amounts(self, tokens: int) -> Iterator[tuple[Bucket, float]]:
         """Every bucket, with the amount that a request of ``tokens`` takes from it."""
@@ -263,8 +261,7 @@ def pause_before_retry(
         return None
     if retry_after_seconds is not None:
         return retry_after_seconds + rng.uniform(0, config.backoff_seconds)
-    longest = min(config.max_backoff_seconds, config.backoff_seconds * 2 ** min(attempt - 1, 60))
-    return rng.uniform(0, longest)
+    return rng.uniform(0, min(config.max_backoff_seconds, config.backoff_seconds * 2 ** min(attempt - 1, 60)))
 
 
 def read_rate_limits(headers: Mapping[str, str]) -> tuple[RateLimit, ...]:

@@ -147,8 +147,7 @@ class Patience:
         self._closing.set()
 
     def _is_over(self, state: RetryCallState) -> bool:
-        since = self._closing_since if self._closing.is_set() else state.start_time
-        return time.monotonic() - since > self._longest
+        return time.monotonic() - (self._closing_since if self._closing.is_set() else state.start_time) > self._longest
 
     def _pause(self, seconds: float) -> None:
         if self._closing.is_set():
@@ -173,8 +172,7 @@ def is_away(error: BaseException) -> bool:
         return False
     if isinstance(error.orig, sqlite3.Error):
         # The low byte is the kind. Waiting does not help with a full disk or a read-only file.
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+        return (getattr(error.orig, "sqlite_errorcode", 0) & 0xFF) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
     if str(getattr(error.orig, "sqlstate", None) or "").startswith(_LASTING_SQLSTATES):
         return False
     return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)

@@ -265,8 +265,7 @@ def read_content(raw: str) -> str:
 
 def read_logprobs(raw: str | None) -> tuple[tuple[str, float], ...]:
     """Log-probabilities of the first token in a stored body; empty if there are none, or no body."""
-    body = _mapping(json_or_text(_without_preamble(raw))) if raw else {}
-    return _read_logprobs(_first(body.get("choices")))
+    return _read_logprobs(_first((_mapping(json_or_text(_without_preamble(raw))) if raw else {}).get("choices")))
 
 
 def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[str, str] | None = None) -> Reply:
@@ -341,7 +340,7 @@ def _read_choice(
         return None
     text = content or ""
     apart = message.get("reasoning_content") or message.get("reasoning") or message.get("reasoning_details")
-    answer = text if apart else words.strip_thoughts(text)
+    answer = text.lstrip() if apart else words.strip_thoughts(text)
     told = "" if strip else apart if isinstance(apart, str) else words.thoughts_of(text, answer)
     if called := calls and (message.get("tool_calls") or message.get("function_call")):
         with suppress(ValueError):  # of no function: the answer is what it says beside

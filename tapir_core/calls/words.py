@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
 
+from tapir_core import thoughts
 from tapir_core.calls.types import FailureKind
 
 WHOLE, CUT_OFF, REFUSED, BROKE_OFF, TOOL_CALLS = "stop", "length", "content_filter", "error", "tool_calls"
@@ -299,6 +300,11 @@ def thoughts_of(text: str, answer: str) -> str:
         marked = marked.removesuffix(opening).removesuffix(closing).strip()
     opened = _OPENING.match(marked)
     return (marked[opened.end() :] if opened else marked).strip()
+
+
+def as_kept(text: str) -> str:
+    """An answer of a file, with thoughts in whatever marks, as one of a model that keeps them is stored."""
+    return thoughts.join(thoughts_of(text, answer := strip_thoughts(text)), answer)
 
 
 def strip_thoughts(text: str) -> str:

@@ -16,6 +16,10 @@ from tapir_core.config.student import shipped
 from tapir_core.paths import baseline_run
 from tapir_core.prompts import check_prompts
 
+_WITH_PASSWORD = (
+    "an address with a user or password, which would stand in the run's folder; bring the file, or an address without"
+)
+
 
 def check_config(config: cfg.RunConfig) -> list[str]:
     """Everything that is wrong with a configuration beside its types, one line each, all at once."""
@@ -75,6 +79,7 @@ def _check_root(config: cfg.RunConfig) -> list[str]:
         {
             f'run.root: value "{root}": its runs have no folder for the store of their answers; set calls.store_url = '
             "postgresql://HOST/DATABASE (docs/storage.md)": is_remote and config.calls.store_url is None,
+            f'run.root: value "{root}": is no folder here; write the path of one, without ~': root[:1] in ("", "~"),
             f'run.root: value "{root}": {folder} is a file; name a folder': not is_remote and not folder.is_dir(),
             f'run.root: value "{root}": {folder} is not writable; allow it or name another folder': (
                 not is_remote and folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK)
@@ -89,14 +94,15 @@ def _is_missing(path: str) -> bool:
 
 
 def _check_data(config: cfg.RunConfig) -> list[str]:
+    parts = {"pool": config.data.pool, "heldout": config.data.heldout}
+    files = {f"data.{name}.{field}": path for name, part in parts.items() if part for field, path in part.files.items()}
+    missing = "there is no such file; bring it, or name yours with --set"
     return cfg.problems(
         {
-            f'data.{name}.{field}: value "{path}": there is no such file; bring it, or name yours with '
-            f"--set data.{name}.{field}=FILE (docs/own-data.md)": _is_missing(path)
-            for name, part in {"pool": config.data.pool, "heldout": config.data.heldout}.items()
-            if part is not None
-            for field, path in part.files.items()
+            f'{at}: value "{path}": {missing} {at}=FILE (docs/own-data.md)': _is_missing(path)
+            for at, path in files.items()
         }
+        | {f"{at}: {_WITH_PASSWORD}": "@" in urlsplit(path).netloc for at, path in files.items()}
     )
 
 
@@ -107,8 +113,7 @@ def _check_benchmarks(config: cfg.RunConfig) -> Iterator[str]:
             at = f"evaluation.benchmarks.{name}.{field}"
             yield from cfg.problems(
                 {
-                    f"{at}: an address with a user or password, which would stand in the run's folder; bring the file, "
-                    "or use an address without": "@" in urlsplit(path).netloc,
+                    f"{at}: {_WITH_PASSWORD}": "@" in urlsplit(path).netloc,
                     f'{at}: value "{path}": there is no such file; bring it from where it is published '
                     "(docs/evaluation.md), or leave the benchmark out": _is_missing(path),
                 }

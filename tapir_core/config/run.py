@@ -392,8 +392,7 @@ class RunConfig(Section):
 
     def waves(self, number: int) -> range:
         """The waves of new instructions that round ``number`` may have, from 1."""
-        most = 0 if self.objective(number).reads_answers else self.curriculum.expansion.max_waves
-        return range(1, most + 1)
+        return range(1, (0 if self.objective(number).reads_answers else self.curriculum.expansion.max_waves) + 1)
 
     def refines(self, number: int) -> bool:
         """Whether round ``number`` rewrites the answers of its hard part."""

@@ -99,8 +99,7 @@ def parse_expansion(raw: str | None, *, ended: bool = False) -> str | Unparsed:
     # Behind the last closing tag each opening one would be followed to the end: many of them take a minute.
     closed = max((tag.end() for tag in _CLOSING.finditer(text)), default=0)
     found = _NEW.findall(text, 0, closed) or (_LEFT_OPEN.findall(text) if ended else [])
-    instruction = normalise(found[-1]) if found else ""
-    return instruction or Unparsed("no new instruction")
+    return (normalise(found[-1]) if found else "") or Unparsed("no new instruction")
 
 
 def candidate_rows(
@@ -195,7 +194,8 @@ def text_gates(
     echoes = word_runs(_TEMPLATE.sub("\n", prompt.text), _ECHO_WORDS)
     known_ids, known_texts = set(known["instruction_id"]), NearDuplicates(known["instruction"], config.max_rouge_l)
     before_ids, before = set[str](), NearDuplicates([], config.max_rouge_l)
-    texts = dict(known.select("instruction_id", "instruction").iter_rows())
+    # Of a conversation its last turn, which comes before the earlier ones.
+    texts = dict(known.reverse().select("instruction_id", "instruction").iter_rows())
 
     def has_own_words(row: Row) -> bool:
         """Neither our tags, a chat template's tokens, a mention of the sample nor a run of words from the prompt."""

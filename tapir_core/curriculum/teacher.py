@@ -30,7 +30,7 @@ import polars as pl
 from polars import selectors as cs
 from pydantic import Field, ValidationError, create_model
 
-from tapir_core import turns, verifiers
+from tapir_core import tools, turns, verifiers
 from tapir_core.config import ReplyForm
 from tapir_core.config.curriculum import CurriculumConfig
 from tapir_core.curriculum.usable import unusable_reason
@@ -211,7 +211,7 @@ def refinement_problem(
     refined = refined or ""
     if reason := unusable_reason(refined, finish_reason):
         return reason
-    if not _keeps_result(plain, refined, by_number=family == "steps"):
+    if tools.same_calls(plain, refined) == 0 or not _keeps_result(plain, refined, by_number=family == "steps"):
         return "lost_result"
     return _code_problem(plain, refined) if family == "code" else None
 
@@ -226,7 +226,7 @@ def _keeps_result(plain: str, refined: str, *, by_number: bool) -> bool:
 
 def _last_numbers(text: str) -> list[str]:
     """Numbers of the last line that has any, in normal form."""
-    lines: list[list[str]] = [_NUMBER.findall(line) for line in text.splitlines()]
+    lines: list[list[str]] = [_NUMBER.findall(line) for line in text.replace("\N{MINUS SIGN}", "-").splitlines()]
     last = next((numbers for numbers in reversed(lines) if numbers), [])
     return [verifiers.normalise_result(number.rstrip(",")) for number in last]
 

@@ -44,7 +44,12 @@ from tapir_core.config.benchmarks import HELDOUT, DecontaminationConfig
 from tapir_core.text import shorten
 
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_MARKS = (
+    "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc"
+    "\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed\u0900-\u0963\u0966-\u0dff"
+)
+"""Vowel signs and other marks within words, which `\\w` lacks; of India's scripts all but the full stop."""
+_WORD = re.compile(rf"[{_UNSPACED}]|(?:[^\W_{_UNSPACED}]|[{_MARKS}])+")
 _BLANKED = bytes(each if chr(each).isalnum() else ord(" ") for each in range(128)) + bytes(128)
 """What parts words, as a blank; of ASCII, where that takes half the time of `_WORD`."""
 _SURROGATES = range(0xD800, 0xE000)

@@ -91,8 +91,7 @@ def read_fine_tune(path: str) -> FineTune:
         why = "; ".join([*(f"{count} {what}" for what, count in left_out.items()), *bad[:3]])
         raise ConfigError(f"{path!r} has no conversation that a student can learn ({why}); docs/adopt.md shows formats")
     rows = tuple(found.values())
-    groups = tuple(user_texts(row._asdict())[0] for row in rows)
-    return FineTune(rows, groups, frozenset(models), +left_out, tuple(bad))
+    return FineTune(rows, tuple(user_texts(row._asdict())[0] for row in rows), frozenset(models), +left_out, tuple(bad))
 
 
 def _rows_of(record: Record, left_out: Counter[str], bad: list[str], models: set[str]) -> Iterator[readers.Row]:

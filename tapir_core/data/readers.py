@@ -171,8 +171,10 @@ class _Said(NamedTuple):
             BadRecordError: it is no text.
         """
         said = self.content
-        if isinstance(said, list) and all(isinstance(each, dict) and each.get("type") == "text" for each in said):
-            said = "".join(str(each.get("text")) for each in said)
+        if isinstance(said, list) and all(
+            isinstance(each, dict) and each.get("type") == "text" and isinstance(each.get("text"), str) for each in said
+        ):
+            said = "".join(each["text"] for each in said)
         try:
             text = _text({"content": said}, "content")
             return normalise(tools.message_text(text or "", self.calls)) if self.calls else text
@@ -604,8 +606,9 @@ def _said(where: str, turn: Any) -> _Said:
         raise BadRecordError(f"{where} has neither `role` nor `from` (it has {', '.join(map(str, turn))})")
     if (role := _ROLES.get(str(speaker).strip().casefold())) is None:
         raise BadRecordError(f"{where} is of {speaker!r}, which is none of {', '.join(_ROLES)}")
-    calls = turn.get("tool_calls") or turn.get("function_call")
-    return _Said(where, speaker, role, content, calls, turn.get("tool_call_id"))
+    return _Said(
+        where, speaker, role, content, (turn.get("tool_calls") or turn.get("function_call")), turn.get("tool_call_id")
+    )
 
 
 def _as_user(said: list[_Said]) -> list[_Said]:

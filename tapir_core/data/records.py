@@ -480,11 +480,18 @@ def _values(name: str, values: Any, path: str) -> list[Any]:
     if name.casefold() in MEDIA:
         return [each or None for each in values.is_valid().to_pylist()]
     try:
-        return list(values.to_pylist())
+        return [*map(_without_nulls, values.to_pylist())] if pa.types.is_nested(values.type) else values.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError) as exc:
         raise errors.ConfigError(
             f"{path!r}: column {name!r} ({values.type}) cannot be read: {exc}; write it as text"
         ) from exc
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value of a table whose parts have the fields of all rows, without those that this one has not."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+    return [*map(_without_nulls, value)] if isinstance(value, list) else value
 
 
 def read_each(records: Iterable[Record], read_one: Callable[[Fields], T]) -> tuple[list[tuple[Record, T]], list[str]]:

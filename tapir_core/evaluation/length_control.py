@@ -178,7 +178,7 @@ def control_length(judged: Sequence[Annotation], tables: LengthTables) -> Contro
 def choose_strength(rows: SoftRows) -> float:
     """The C with the lowest loss over five folds; the first of equals."""
     fold_of = np.arange(rows.labels.size)[::-1] % _FOLDS
-    folds = [fold_of == fold for fold in range(min(_FOLDS, rows.labels.size))]
+    folds = [fold_of == fold for fold in range(min(_FOLDS, rows.labels.size)) if rows.labels.size > 1]
     losses = [sum(_loss_outside(rows, fold, strength) for fold in folds) for strength in STRENGTHS]
     return STRENGTHS[int(np.argmin(losses))]
 

@@ -127,7 +127,12 @@ def _last_verdict(form: re.Pattern[str], reply: str) -> str:
     if own:
         return own[-1]
     said = "\n".join(lines)
-    in_text = [found[0] for found in form.finditer(said) if not _in_quotation_marks(said, found)]
+    in_text = [
+        found[0]
+        for found in form.finditer(said)  # one in quotation marks is somebody else's
+        if said[found.start() - 1 : found.start()] not in _OPENING
+        and said[found.end() : found.end() + 1] not in _CLOSING
+    ]
     return (in_text or [found[0] for found in form.finditer(reply)] or [""])[-1]
 
 
@@ -146,7 +151,3 @@ def _own_verdict(form: re.Pattern[str], line: str) -> str:
     if labelled := _LABELLED.fullmatch(bare):
         return labelled[1]
     return bare if form.fullmatch(bare) else ""
-
-
-def _in_quotation_marks(text: str, found: re.Match[str]) -> bool:
-    return text[found.start() - 1 : found.start()] in _OPENING or text[found.end() : found.end() + 1] in _CLOSING

@@ -436,5 +436,6 @@ def _by_length(scores: pl.DataFrame, who: str) -> list[tuple[float, statistics.E
 
 def _plain(reason: str) -> str:
     """A reason that any font can write: Latin letters only, on one short line."""
-    line = " ".join(reason.split())
-    return shorten("".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in line), _REASON_CHARS)
+    return shorten(
+        "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in " ".join(reason.split())), _REASON_CHARS
+    )

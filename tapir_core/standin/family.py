@@ -192,8 +192,10 @@ def add_columns(terms: Iterable[int]) -> str:
 
 def add_up(terms: Sequence[int]) -> list[str]:
     """Partial sums, one term after the other: `40 + 5 = 45`, `45 + 3 = 48`."""
-    sums = pairwise(accumulate(terms))
-    return [f"{before} + {term} = {after}" for term, (before, after) in zip(terms[1:], sums, strict=True)]
+    return [
+        f"{before} + {term} = {after}"
+        for term, (before, after) in zip(terms[1:], pairwise(accumulate(terms)), strict=True)
+    ]
 
 
 def split_places(number: int) -> list[int]:

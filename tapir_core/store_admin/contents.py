@@ -102,8 +102,7 @@ class StoreStats:
     @property
     def statuses(self) -> dict[str, int]:
         """Rows by `answer` or kind of failure, the most frequent first."""
-        counts = sum((Counter(group.statuses) for group in self.groups), start=Counter[str]())
-        return dict(counts.most_common())
+        return dict(sum((Counter(group.statuses) for group in self.groups), start=Counter[str]()).most_common())
 
     def as_json(self) -> dict[str, Any]:
         """The groups as plain JSON, with totals."""

@@ -307,8 +307,7 @@ def _benchmark_figures(reader: RunReader, who: stages.Compared) -> pl.DataFrame 
 
 def _counted(values: pl.Series) -> dict[str, int]:
     """Value → rows, the most frequent first, then by name."""
-    counts = values.drop_nulls().value_counts().sort("count", values.name, descending=[True, False])
-    return dict(counts.iter_rows())
+    return dict(values.drop_nulls().value_counts().sort("count", values.name, descending=[True, False]).iter_rows())
 
 
 def _decontamination(reader: RunReader) -> types.Decontamination | None:

@@ -217,5 +217,4 @@ class Exchange:
 
 def _apart(one: Told, other: Told) -> float:
     """Mean difference of the log-probabilities of two, in nats a token."""
-    texts = zip(one, other, strict=True)
-    return fmean(abs(a - b) for ours, theirs in texts for a, b in zip(ours, theirs, strict=True))
+    return fmean(abs(a - b) for ours, theirs in zip(one, other, strict=True) for a, b in zip(ours, theirs, strict=True))

@@ -41,8 +41,9 @@ def score_rows(verifier: VerifierConfig, rows: Sequence[Row], scripts: ScriptRun
     size = max(_ROWS_PER_CHILD, -(-len(rows) // _CORES))
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     with ThreadPoolExecutor(_CORES) as threads:
-        found = threads.map(lambda part: _score_part(verifier, part, scripts), parts)
-        return [mark for marks in found for mark in marks]
+        return [
+            mark for marks in threads.map(lambda part: _score_part(verifier, part, scripts), parts) for mark in marks
+        ]
 
 
 def check_verifier(verifier: VerifierConfig) -> None:

@@ -1,6 +1,7 @@
 """A teacher that thinks before it answers: what of it is stored, judged and trained."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,16 @@ def test_what_comes_without_thoughts_is_refused_beside_them(
     assert not [each for each in check_config(config_of(tmp_path, provider, setting)) if "thinking" in each]
 
 
+@pytest.mark.parametrize(("thinking", "kept"), [("keep", SHORT), ("drop", "")])
 def test_answers_of_the_file_come_apart_too(
-    tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch, thinking: str, kept: str
 ) -> None:
-    config = config_of(tmp_path, provider, "data.pool.answers=use", "teacher.thinking=keep")
-    given = [thoughts.join(SHORT, f"It is {each}.") for each in range(60)]
+    config = config_of(tmp_path, provider, "data.pool.answers=use", f"teacher.thinking={thinking}")
+    marked = (f"<think>\n{SHORT}\n</think>\n\n", f"<think>{SHORT}</think>\n", f"{SHORT}\n</think>\n")
+    given = [f"{marked[each % 3]}It is {each}." for each in range(60)]
     rows = [{"instruction": f"Count to {each}.", "output": text} for each, text in enumerate(given)]
     (tmp_path / "pool.json").write_text(json.dumps(rows))
     run = drive(config, monkeypatch)
     assert set(run.rows(StageAt("teach"))["thoughts"]) == {SHORT}
-    assert {thought for thought, _ in trained(run)} == {SHORT}
+    assert {thought for thought, _ in trained(run)} == {kept}
+    assert all(re.fullmatch(r"It is \d+\.", answer) for _, answer in trained(run))

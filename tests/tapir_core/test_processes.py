@@ -58,6 +58,13 @@ def test_the_start_is_read_whatever_the_process_is_called(
     assert read_start(42, tmp_path) is None
 
 
+def test_a_process_that_this_machine_hides_is_not_taken_for_gone(monkeypatch: pytest.MonkeyPatch):
+    holder = replace(Holder.this_process(), pid=2**22 - 1)
+    assert holder.lives() is False
+    monkeypatch.setattr("psutil.pid_exists", lambda _: True)
+    assert holder.lives() is None
+
+
 def test_a_row_of_a_development_version_is_free_only_when_it_is_silent():
     by_the_clock = replace(Holder.this_process(), process_started=psutil.Process().create_time())
     assert by_the_clock.lives() is None

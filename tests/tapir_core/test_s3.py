@@ -154,6 +154,18 @@ def test_what_another_process_wrote_or_removed_is_seen_at_once(s3):
     assert ours.names("") == ["two"]
 
 
+@pytest.mark.parametrize("root", ["exp[1]", "exp*", "e?p1", "exp{1,2}"])
+def test_a_root_whose_name_is_a_pattern_removes_nothing_elsewhere(s3, root):
+    own, other = Storage(f"s3://runs/{root}"), Storage("s3://runs/exp1")
+    for each in (own, other):
+        each.write_bytes("run/x", b"1")
+        each.write_bytes("run/y/z", b"1")
+    own.remove("run/x")
+    own.remove("run/y")
+    assert own.files() == {}
+    assert [*other.files()] == ["run/x", "run/y/z"]
+
+
 def test_a_folder_that_somebody_made_is_no_file_of_itself(s3):
     s3.put("/runs/a/", b"")
     storage = Storage("s3://runs/a")

@@ -40,6 +40,13 @@ def test_a_training_that_the_run_asks_for_no_more_is_not_promoted(tmp_path: Path
     assert not run.storage.exists(AT.folder)
 
 
+def test_a_template_that_was_edited_since_the_run_was_opened_is_not_trained_with(tmp_path: Path) -> None:
+    run = make_trained_run(tmp_path)
+    run.record.ingredients["file:chat_template"] = "of another file"
+    with training_lease(run, AT) as lease, pytest.raises(RunChanged, match="chat_template on this machine is not"):
+        make_student(run, AT, lease, lambda _: None)
+
+
 def test_one_process_trains_a_student(tmp_path: Path) -> None:
     run = make_trained_run(tmp_path)
     with training_lease(run, AT), pytest.raises(RunBusy, match="example/round_00/checkpoint"):

@@ -92,7 +92,7 @@ def render(tokenizer: Any, conversations: Sequence[Conversation]) -> Iterator[tu
         ConfigError: what the template makes of an example does not begin with the prompt.
     """
     for conversation in conversations:
-        said, called = tools.calls_in(conversation[-1]["content"])
+        said, _ = tools.calls_in(conversation[-1]["content"])
         try:
             prompt = _apply(tokenizer, conversation[:-1], add_generation_prompt=True)
             whole = _apply(tokenizer, conversation)
@@ -100,7 +100,7 @@ def render(tokenizer: Any, conversations: Sequence[Conversation]) -> Iterator[tu
             if not any(each["role"] == tools.TOOLS for each in conversation):
                 raise
             whole = ""
-        if (called and said not in whole) or not whole:
+        if not whole or thoughts.split(said)[1].strip() not in whole:
             yield "", ""  # a template that takes one call a turn, or no text beside it
             continue
         written = _written(prompt, whole)
@@ -128,12 +128,14 @@ def render(tokenizer: Any, conversations: Sequence[Conversation]) -> Iterator[tu
         yield prompt, written
 
 
-def unlearnt(rendered: tuple[str, str], answer: str) -> tuple[str, str]:
-    """Prompt and what is learnt of a rendered example, whose thought before its ``answer`` is not."""
-    prompt, written = rendered
+def unlearnt(prompt: str, written: str, answer: str) -> tuple[str, str]:
+    """Prompt and what is learnt of a rendered example, whose thought before its ``answer`` is not.
+
+    Nothing is learnt where the template writes the answer otherwise than it is.
+    """
     thought, said = thoughts.split(answer)
-    place = written.rfind(said) if thought else 0
-    return prompt + written[:place], written[place:]
+    place = written.find(said.strip(), written.find(thought) + len(thought)) if thought else 0
+    return prompt + written[:place], written[place:] if place >= 0 else ""
 
 
 def _apply(tokenizer: Any, conversation: Conversation, **how: bool) -> str:

@@ -219,7 +219,7 @@ def _fitting(rows: Any, *, max_length: int, closing: int, width: int) -> Corpus:
         raise errors.ConfigError(
             f"none of the {len(lengths)} examples fits training.max_length = {max_length}; "
             f"the shortest has {min(lengths[lengths > 0].tolist(), default=0)} tokens, and {(lengths == 0).sum()} have "
-            "the text of a special token in their prompt"
+            "the text of a special token in their prompt, or an answer that the chat template does not write as it is"
         )
     lengths, prompt_lengths, scored = lengths[fits], prompt_lengths[fits], scored[fits]
     if (bare := (lengths == prompt_lengths + 1) & (scored == 0)).any():
@@ -275,7 +275,7 @@ def _examples(
         rendered = [*chat.render(tokenizer, batch)]
         if masked:
             rendered = [
-                chat.unlearnt(each, messages[-1]["content"]) for each, messages in zip(rendered, batch, strict=True)
+                chat.unlearnt(*each, messages[-1]["content"]) for each, messages in zip(rendered, batch, strict=True)
             ]
         ids = chat.token_ids(
             tokenizer, [prompt for prompt, _ in rendered] + [prompt + written for prompt, written in rendered]

@@ -115,7 +115,9 @@ class TrainingCount:
     examples: int
     """Different examples of an epoch."""
     left_out: int
-    """Examples longer than ``max_length``, or with the text of a special token in their prompt."""
+    """Examples longer than ``max_length``, with the text of a special token in their prompt, or with an answer that the
+    chat template does not write as it is.
+    """
     trained_tokens: int
     """Tokens with a loss: answers and their closing tokens, over all epochs."""
     total_tokens: int

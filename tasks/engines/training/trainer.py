@@ -132,7 +132,8 @@ def _describe(
         f"batch         {training.batch_size} examples = {plan.accumulation} x {plan.micro_batch_size} x {world_size}"
         " (accumulated x micro-batch x processes)",
         f"examples      {count.examples}, {count.epochs:g} epochs; {count.left_out} left out, longer than "
-        f"{training.max_length} tokens or with the text of a special token in the prompt",
+        f"{training.max_length} tokens, with the text of a special token in the prompt, or with an answer that the "
+        "chat template does not write as it is",
         f"steps         {count.steps}, {count.total_tokens} tokens, of what is computed "
         f"{planned.padding_share:.1%} is padding",
         *(f"memory        {line}" for line in in_memory),

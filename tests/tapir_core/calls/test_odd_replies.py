@@ -15,9 +15,10 @@ from sqlalchemy import update
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Outcome
 from tapir_core.calls.batch_client import BatchClient, read_line
-from tapir_core.calls.limits import read_rate_limits
+from tapir_core.calls.limits import RateLimit, Rates, read_rate_limits
 from tapir_core.calls.store_tables import holders, open_engine
 from tapir_core.calls.store_writer import GroupWriter
+from tapir_core.calls.words import as_kept
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling
 from tests.doubles.batches import BatchRules
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text, make_request
@@ -122,6 +123,26 @@ def test_an_answer_whose_tokens_are_not_told_stays_booked_at_the_most(
         assert len(provider.calls) == 4  # of 1,024 tokens at the most
 
 
+def test_the_blank_lines_behind_thoughts_that_a_server_puts_apart_are_no_part_of_an_answer(engine: CallEngine):
+    body = completion("\n\nIt is four.", reasoning_content="Two and two.")
+    with FakeProvider(lambda _: Status(200, body)) as provider:
+        assert texts(engine.ask(prompts(1), provider.endpoint)) == ["It is four."]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("Paris", "Paris"),
+        ("<think>Okay.</think>\nParis", "<think>\nOkay.\n</think>\n\nParis"),
+        ("<think>\nOkay.\n</think>\n\nParis", "<think>\nOkay.\n</think>\n\nParis"),
+        ("<think>\n\n</think>\n\nParis", "Paris"),
+        ("Write <think> and </think> around it.", "Write <think> and </think> around it."),
+    ],
+)
+def test_thoughts_of_an_answer_of_a_file_are_told_from_it(given: str, kept: str):
+    assert as_kept(given) == kept
+
+
 @pytest.mark.parametrize("status", [200, 201, 203])
 def test_every_status_of_success_brings_an_answer(engine: CallEngine, status: int):
     with FakeProvider(lambda _: Status(status, completion())) as provider:
@@ -149,6 +170,18 @@ def test_an_account_without_credit_stops_no_other_at_its_address(engine: CallEng
         second = engine.ask(prompts(20, start=20), lambda: poor)
         assert texts(first.result()) == [f"echo: question {number}" for number in range(20)]
     assert texts(second) == ["unauthorized"] * 20
+
+
+def test_a_limit_per_day_is_kept_to_as_long_as_the_next_request_is_minutes_away():
+    async def delay_after(limit: int, tokens: int) -> float:
+        rates = Rates(None, None)
+        shown = RateLimit("tokens", 0, limit, reset_seconds=86_400)
+        permit = await rates.acquire(tokens)
+        rates.finish(permit, used_tokens=tokens, now=permit.sent, limits=[shown])
+        return rates.delay(tokens, permit.sent)
+
+    assert asyncio.run(delay_after(864_000, 1000)) == pytest.approx(100, abs=1)
+    assert asyncio.run(delay_after(86_400, 1000)) == 0
 
 
 @pytest.mark.parametrize("reset", ["24h", "1764000000"])

@@ -56,6 +56,19 @@ def test_all_problems_are_found_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("root", ["", "~/runs"])
+def test_a_root_that_is_no_path_is_refused(root: str) -> None:
+    assert the_problem(run={"name": "a", "root": root}).startswith(f'run.root: value "{root}": is no folder here')
+
+
+@pytest.mark.parametrize("part", ["pool", "heldout"])
+def test_an_address_with_a_password_is_refused_and_not_shown(part: str) -> None:
+    secret = {"type": "file", "path": "https://me:s3cretpw@host/x.jsonl"}
+    found = the_problem(data={"pool": {"type": "standin"}, part: secret})
+    assert found.startswith(f"data.{part}.path: an address with a user or password")
+    assert "s3cretpw" not in found
+
+
 def test_a_missing_pool_says_how_to_name_another() -> None:
     problem = the_problem(data={"pool": {"type": "file", "path": "no.json"}})
     assert problem.startswith('data.pool.path: value "no.json": there is no such file')

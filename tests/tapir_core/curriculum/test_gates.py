@@ -96,7 +96,9 @@ def test_a_piece_of_its_own_seed_is_nothing_new(instruction: str, gate: str | No
     """Of a long seed it is too short to be like the whole."""
     seed = make_pool(f"{BAKER} How much does he earn in a week, if each costs forty cents, and what is left after tax?")
     candidates = make_candidates(instruction).with_columns(seed_id=pl.lit(seed["instruction_id"][0]))
-    gates = text_gates(make_expansion_config(), load_prompt("expand"), seed, ())
+    earlier = seed.with_columns(instruction=pl.lit("Hello, can you help me with a text about baking?"))
+    # As a conversation is known: its last turn, and then the others.
+    gates = text_gates(make_expansion_config(), load_prompt("expand"), pl.concat([seed, earlier]), ())
     assert apply_gates(candidates, gates).rejected["gate"].to_list() == ([gate] if gate else [])
 
 

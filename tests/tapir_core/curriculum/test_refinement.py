@@ -11,6 +11,9 @@ def fenced(code: str, language: str = "python") -> str:
     return f"Here:\n```{language}\n{code}\n```\nIt works."
 
 
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+
 @pytest.mark.parametrize(
     ("task_type", "plain", "refined", "reason"),
     [
@@ -39,6 +42,9 @@ def fenced(code: str, language: str = "python") -> str:
         ("Code Debug", f"{ADD}\nAnswer: 5", f"{ADD}\nAnswer: 6", "lost_result"),
         ("Code Debug", "Answer: 5", "The loop runs five times.\nAnswer: 5", None),
         ("Code Debug", "Yes", "Yes, it does.", None),
+        ("History", CALL, "I would call the weather tool for Paris.", "lost_result"),
+        ("History", CALL, CALL.replace("Paris", "London"), "lost_result"),
+        ("History", CALL, f"Let me look.\n{CALL}", None),
     ],
 )
 def test_a_refined_answer_must_come_to_the_plain_result(

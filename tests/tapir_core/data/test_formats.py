@@ -174,6 +174,17 @@ def test_parquet_keeps_lists_of_messages(tmp_path: Path) -> None:
     assert records_of(write(tmp_path, parquet(messages=[messages]))) == [Record(1, {"messages": messages})]
 
 
+def test_a_table_gives_no_row_the_fields_of_another(tmp_path: Path) -> None:
+    """Else each tool call would have the arguments of all tools."""
+    rows = [
+        {"role": "assistant", "tool_calls": [{"name": "weather", "arguments": {"city": "Paris"}}]},
+        {"role": "assistant", "tool_calls": [{"name": "add", "arguments": {"a": 1, "of": [1, None]}}]},
+    ]
+    pq.write_table(pa.table({"messages": [[row] for row in rows]}), tmp_path / "pool.parquet")
+    found = records_of(str(tmp_path / "pool.parquet"))
+    assert [record.item["messages"] for record in found] == [[row] for row in rows]
+
+
 def test_a_url_is_opened_through_fsspec(tmp_path: Path) -> None:
     path = write(tmp_path, "instruction\nA?\n")
     assert records_of(f"file://{path}") == [Record(2, {"instruction": "A?"})]

@@ -138,6 +138,14 @@ def test_a_lone_surrogate_becomes_a_text_that_can_be_written() -> None:
             {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
             "`messages`: turn 1: `content` is list, not text",
         ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "A"}, {"type": "text", "content": "?"}]}
+                ]
+            },
+            "`messages`: turn 1: `content` is list, not text",
+        ),
         ({"conversations": turns(("system", "S"))}, "`conversations` has no user turn"),
     ],
 )

@@ -175,6 +175,7 @@ def test_an_interval_stays_within_0_and_100_around_its_rate(difficulty: list[flo
     assert 0 < rate.low < rate.value < rate.high < 100
     few = control_length(judged[:3], replace(ALONE, difficulty=difficulty))
     assert (few.low, few.note) == (None, "3 judgments only")
+    assert control_length(judged[:1], replace(ALONE, difficulty=difficulty)).low is None
 
 
 def test_the_strength_is_one_of_the_grid_and_small_where_there_is_nothing_to_learn() -> None:

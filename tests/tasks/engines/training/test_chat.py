@@ -230,10 +230,37 @@ def test_a_thought_is_rendered_as_the_family_writes_it_or_stands_in_the_answer(f
     whole = prompt + written
     assert whole.count("<think>") == 1, "never a second mark"
     assert written.index("Two and two make four.") < written.index("</think>") < written.index("It is four.")
-    masked, learnt = unlearnt((prompt, written), THOUGHT[-1]["content"])
+    masked, learnt = unlearnt(prompt, written, THOUGHT[-1]["content"])
     assert masked + learnt == whole
     assert learnt.startswith("It is four.")
-    assert unlearnt((prompt, written), "It is four.") == (prompt, written), "without a thought all is learnt"
+    assert unlearnt(prompt, written, "It is four.") == (prompt, written), "without a thought all is learnt"
+
+
+@pytest.mark.parametrize(
+    ("answer", "learnt"), [("It is four.\n", "It is four."), ("d", "d<|im_end|>"), ("\n\nFour", "Four")]
+)
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_5_think", "qwen2_5", "llama3_2"])
+def test_what_is_learnt_behind_a_thought_begins_with_the_answer(
+    folder: Path, family: str, answer: str, learnt: str
+) -> None:
+    said = thoughts.join("Two and two make four.", answer)
+    tokenizer = load_tokenizer(folder, trl_template(family))
+    [rendered] = render(tokenizer, [[THOUGHT[0], {"role": "assistant", "content": said}]])
+    masked, trained = unlearnt(*rendered, said)
+    assert trained.startswith(learnt.removesuffix("<|im_end|>"))
+    assert masked.rstrip().endswith("</think>")
+
+
+def test_a_thought_whose_answer_the_template_writes_otherwise_is_not_learnt() -> None:
+    assert unlearnt("prompt", "<think>\na\n</think>\n\nsomething else", thoughts.join("a", "what was said"))[1] == ""
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_5_think", "deepseek_r1_distill"])
+def test_an_answer_that_a_template_cuts_at_a_mark_of_thoughts_is_left_out(folder: Path, family: str) -> None:
+    tokenizer = load_tokenizer(folder, trl_template(family))
+    said = "Put your plan between <think> and </think> tags; then write the answer below."
+    talks = [[THOUGHT[0], {"role": "assistant", "content": each}] for each in (said, "The end is </think>", "Four")]
+    assert [bool(written) for _, written in render(tokenizer, talks)] == [False, False, True]
 
 
 def test_a_template_that_closes_an_empty_thought_cannot_be_trained_to_think(folder: Path) -> None:
