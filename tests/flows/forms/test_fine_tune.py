@@ -51,7 +51,7 @@ def test_a_worker_with_another_backbone_trains_nothing(root: Path) -> None:
     (root / "backbone" / "model.safetensors").write_bytes(b"others")
     state = fine_tune_from_form("example", 0, return_state=True)
     assert state.is_failed()
-    assert "backbone on this worker is not the one" in state.message
+    assert "backbone on this machine is not the one" in state.message
     assert run.holds(StageAt("train", 0)) is None
 
 
