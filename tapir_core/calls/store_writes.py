@@ -87,7 +87,7 @@ def commit(engine: sa.Engine, holder: str, writes: Sequence[Write], *, repeated:
 def _outcome_of(put: Put, before: Mapping[str, types.Outcome], *, repeated: bool) -> types.Outcome:
     """The outcome that counts: what was stored first, unless the try before this one committed the same."""
     stored = before.get(put.row["key"], put.outcome)
-    return put.outcome if (repeated and replace(stored, stored=put.outcome.stored) == put.outcome) else stored
+    return put.outcome if repeated and replace(stored, stored=put.outcome.stored) == put.outcome else stored
 
 
 def take_shard(connection: sa.Connection, holder: str, _repeated: bool, *, shard: str) -> bool:

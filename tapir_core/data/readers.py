@@ -607,7 +607,7 @@ def _said(where: str, turn: Any) -> _Said:
     if (role := _ROLES.get(str(speaker).strip().casefold())) is None:
         raise BadRecordError(f"{where} is of {speaker!r}, which is none of {', '.join(_ROLES)}")
     return _Said(
-        where, speaker, role, content, (turn.get("tool_calls") or turn.get("function_call")), turn.get("tool_call_id")
+        where, speaker, role, content, turn.get("tool_calls") or turn.get("function_call"), turn.get("tool_call_id")
     )
 
 

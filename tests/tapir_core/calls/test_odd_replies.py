@@ -120,7 +120,7 @@ def test_an_answer_whose_tokens_are_not_told_stays_booked_at_the_most(
         CallEngine(AnswerStore(store_url), quick, run="a", budget=BudgetConfig(usd=0.05)) as engine,
     ):
         engine.ask(prompts(40), lambda: provider.endpoint(**prices))
-        assert len(provider.calls) == 4  # of 1,024 tokens at the most
+        assert len(provider.calls) == 4  # each reserves 1,024 tokens
 
 
 def test_the_blank_lines_behind_thoughts_that_a_server_puts_apart_are_no_part_of_an_answer(engine: CallEngine):
