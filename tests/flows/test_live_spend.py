@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prefect import flow
@@ -26,12 +27,12 @@ from tests.run_config import make_config
 
 wait_until = partial(waiting.wait_until, seconds=30, every=0.05)
 
+NOW = 1000.0
 LABEL, TEACH = StageAt("label"), StageAt("teach")
 
 
 def working(at: StageAt, *, rows: int = 100, done: int = 0, ended: bool = False) -> StageProgress:
-    now = time.monotonic()
-    return StageProgress(at, 4, rows=rows, rows_done=done, started=now - 10, ended=now if ended else None)
+    return StageProgress(at, 4, rows=rows, rows_done=done, started=NOW - 10, ended=NOW if ended else None)
 
 
 def test_the_share_is_the_place_of_the_stage_that_began_last_and_the_part_of_it_that_is_done(tmp_path: Path) -> None:
@@ -46,7 +47,10 @@ def test_the_share_is_the_place_of_the_stage_that_began_last_and_the_part_of_it_
     assert share_done([working(TEACH)], [LABEL]) == 0, "a stage that the flow does on the way"
 
 
-def test_the_card_tells_stages_at_work_with_their_time_left_and_the_spend_with_its_caps() -> None:
+def test_the_card_tells_stages_at_work_with_their_time_left_and_the_spend_with_its_caps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tasks.progress.time", SimpleNamespace(monotonic=lambda: NOW))
     live = LiveSpend(sent=70, stored=30, spent=Spend(70, 1000, 200, 0.5))
     paid = {
         "judge": Spend(requests=1500, prompt_tokens=3000, completion_tokens=1000, usd=2.5),

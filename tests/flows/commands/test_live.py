@@ -26,11 +26,18 @@ from tests.run_builder import build_run
 
 ANSWER = StageAt("answer", 1)
 
+NOW = 1000.0
+
+
+@pytest.fixture(autouse=True)
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is, a stage that began ten seconds ago has taken ten seconds."""
+    monkeypatch.setattr("tasks.progress.time", SimpleNamespace(monotonic=lambda: NOW))
+
 
 def make_stage(at: StageAt = ANSWER, *, seconds: float = 10.0, ended: bool = False, **fields: object) -> StageProgress:
-    now = time.monotonic()
     return StageProgress(
-        at, **{"shards": 3, "rows": 600, "started": now - seconds, "ended": now if ended else None, **fields}
+        at, **{"shards": 3, "rows": 600, "started": NOW - seconds, "ended": NOW if ended else None, **fields}
     )
 
 
