@@ -65,7 +65,13 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     run = RunFolder(ref)
     fleet.join_fleet(run)
     wanted = driver.stages_until(run.config, until)
-    if any(at.name == TRAIN.name and run.holds(at) is None and not _ended_before(run, at.number) for at in wanted):
+    # The stop rule may have ended the run before a round.
+    if any(
+        at.name == TRAIN.name
+        and run.holds(at) is None
+        and not any(run_state.stop_reason(run, earlier) for earlier in range(1, at.number))
+        for at in wanted
+    ):
         chat = train.check_trainer(run)
         if run.holds(POOL.at()):  # else the stage looks itself
             train.check_tools(run, run.rows(POOL.at()))
@@ -80,11 +86,6 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     if until is None and (beside := run_beside(run)) is not None:
         artifacts.publish_run(beside.ref)
     return {"run": ref.name, "rounds": rounds}
-
-
-def _ended_before(run: RunFolder, number: int) -> bool:
-    """Whether the stop rule ended the run before round ``number``."""
-    return any(run_state.stop_reason(run, earlier) for earlier in range(1, number))
 
 
 def _distill(run: RunFolder, until: str | None) -> list[dict[str, object]]:

@@ -131,7 +131,9 @@ def _submit(run: RunFolder, at: stages_.StageAt, work: Work, before: _Shards | N
     task = work.task.with_options(
         retries=run.config.calls.shard_retries,
         retry_delay_seconds=run.config.calls.shard_retry_seconds,
-        retry_condition_fn=_may_get_more,
+        retry_condition_fn=lambda _task, _run, state: (
+            isinstance(state.data, ShardIncomplete) and "budget" not in state.data.outcome.missing
+        ),
         on_failure=[partial(artifacts.publish_missing, run.ref)],
     )
     started = time.monotonic()
@@ -172,10 +174,6 @@ def _batches(config: RunConfig, *asking: stages_.StageAt) -> list[int]:
     """Rows of a full batch, of each endpoint that these stages ask through a Batch API."""
     asked = (endpoint for each in asking for endpoint in stages_.asked_endpoints(config, each))
     return [endpoint.in_batches.max_rows for endpoint in asked if endpoint.in_batches]
-
-
-def _may_get_more(_task: Any, _run: Any, state: Any) -> bool:
-    return isinstance(state.data, ShardIncomplete) and "budget" not in state.data.outcome.missing
 
 
 def _outcome(shard: Any) -> ShardOutcome:

@@ -157,6 +157,20 @@ class RunFolder:
         """`config`, with the kept file in place of each address of a benchmark: what stages read files by."""
         return dataset.with_kept_files(self.config, self.record.ingredients)
 
+    def check_ingredient(self, name: str, digest: str, told: str) -> None:
+        """Refuse what is not what the run was opened with: rows made of it would go under the old one's key.
+
+        ``digest`` is what an ingredient has now, and ``told`` names it to a user.
+
+        Raises:
+            RunChanged: it was edited since, or is another one on this machine.
+        """
+        if digest != self.record.ingredients.get(name, ""):
+            raise errors.RunChanged(
+                f"{told} is not the file that run {self.ref.name!r} was opened with; put that one back and give the "
+                "same command again, or run it with --amend"
+            )
+
     @property
     def students(self) -> list[int]:
         """Students whose checkpoint holds, by round and in order: S_0 is 0, `AVERAGE` comes last."""

@@ -250,8 +250,7 @@ def spend_card(
         ("Hours of work", "", number(hours), _of(hours, caps.hours)),
     )
     columns = ("", "This start, student included", "All starts, teacher and judge", "Of the cap")
-    parts = [markdown_table(stages)] if rows else []
-    return "\n\n".join([*parts, markdown_table(Table("Spend", columns, figures))])
+    return "\n\n".join([*([markdown_table(stages)] if rows else []), markdown_table(Table("Spend", columns, figures))])
 
 
 def _rows_cells(stage: progress.StageProgress) -> tuple[str, str, str, str]:

@@ -3,9 +3,10 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 from tapir_core import errors, paths, text
-from tapir_core.config import RunConfig
+from tapir_core.config import HeldoutConfig, PoolConfig, RunConfig
 from tapir_core.data.dataset import file_ingredient, is_address, is_kept
 from tapir_core.evaluation.benchmark import baseline_student
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
@@ -59,11 +60,19 @@ def check_benchmark_files(run: RunFolder, name: str, fields: Iterable[str] | Non
     """
     files = run.kept_config.evaluation.benchmarks[name].all_files
     for field, path in ((field, files[field]) for field in (files if fields is None else fields) if field in files):
-        if _sha256(path) != run.record.ingredients.get(file_ingredient(name, field), ""):
-            raise errors.RunChanged(
-                f"evaluation.benchmarks.{name}.{field}: {path!r} is not the file that run {run.ref.name!r} was opened "
-                "with; put that one back and give the same command again, or run it with --amend"
-            )
+        run.check_ingredient(
+            file_ingredient(name, field), _sha256(path), f"evaluation.benchmarks.{name}.{field}: {path!r}"
+        )
+
+
+def check_data_file(run: RunFolder, name: Literal["heldout", "pool"]) -> None:
+    """Refuse rows of a pool or held-out set that is not the one that the run was opened with.
+
+    Raises:
+        RunChanged: the file was edited since, or is another one on this machine.
+    """
+    source: PoolConfig | HeldoutConfig = getattr(run.config.data, name)
+    run.check_ingredient(f"file:{name}", source.digest(), f"data.{name}: {', '.join(map(repr, source.files.values()))}")
 
 
 def gather_files(config: RunConfig, *, say: Say = lambda _: None) -> dict[str, str]:

@@ -306,11 +306,9 @@ def verify_answers(run: RunFolder, at: StageAt, verifier: VerifierConfig | None,
     rows = rows.filter(pl.col("response").is_not_null())
     if verifier is None or not rows.height:
         return Worked(pl.DataFrame(schema=stages.VERIFY.columns))
-    if source_digest(verifier) != run.record.ingredients.get("file:verifier", ""):
-        raise errors.RunChanged(
-            f"the module of judge.verifier {verifier.function!r} was edited while run {run.ref.name!r} works; put it "
-            "back and run the same command again, or run it with --amend"
-        )
+    run.check_ingredient(
+        "file:verifier", source_digest(verifier), f"the module of judge.verifier {verifier.function!r}"
+    )
     marks = score_rows(verifier, rows.select("instruction", "response", "reference").rows(), current(run).scripts(at))
     kinds = Counter(mark.reason.partition(":")[0] for mark in marks if mark.reason is not None)
     failed, accepted = kinds.total() - kinds["none"], run.config.calls.max_failed_share

@@ -16,7 +16,7 @@ from tapir_core.data.decontamination import EvaluationQuestions, check_left, rem
 from tapir_core.judging import show_instruction
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks import asking, outcomes, runtime, train
+from tasks import asking, input_files, outcomes, runtime, train
 from tasks._task import shard_task, stage_task
 
 
@@ -24,12 +24,15 @@ from tasks._task import shard_task, stage_task
 def heldout(run: RunFolder, _: StageAt) -> outcomes.Worked:
     """Read or generate the held-out set with references."""
     found = sources.read_heldout_of(run.config.data.heldout, run.config)
+    input_files.check_data_file(run, "heldout")
     return outcomes.Worked(found.rows, found.counts)
 
 
 @stage_task(stages.QUESTIONS)
 def questions(run: RunFolder, _: StageAt) -> outcomes.Worked:
     """Read the questions of the benchmarks."""
+    for name in run.config.evaluation.benchmarks:
+        input_files.check_benchmark_files(run, name, ["questions"])
     return outcomes.Worked(readers.read_questions(run.kept_config.evaluation.benchmarks))
 
 
@@ -258,7 +261,10 @@ round_pool = runtime.read_once(run_state.pool_of)
 
 
 def _read_pool(run: RunFolder) -> readers.Found:
-    return sources.read_pool_of(run.config.data.pool, run.config.data, run.config.run.seed)
+    found = sources.read_pool_of(run.config.data.pool, run.config.data, run.config.run.seed)
+    # After it was read: a file that was edited meanwhile is another one now.
+    input_files.check_data_file(run, "pool")
+    return found
 
 
 def _usable(run: RunFolder) -> curriculum.Usable:

@@ -211,11 +211,7 @@ class Runtime:
             RunChanged: the file was edited since the run was opened; its rows would go under the old file's key.
         """
         prompt = load_prompt(name, self.config.run.prompts)
-        if prompt.version != self.run.record.ingredients[f"prompt:{name}"]:
-            raise errors.RunChanged(
-                f"the prompt {name!r} was edited while run {self.run.ref.name!r} works; put it back and run the same "
-                "command again, or run it with --amend"
-            )
+        self.run.check_ingredient(f"prompt:{name}", prompt.version, f"the prompt {name!r}")
         return prompt
 
     def log(self, name: str) -> Path:

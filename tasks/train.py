@@ -401,7 +401,8 @@ class FineTuneRuns:
                 if state.is_running() and lives is False:
                     return self.declare(training, StateType.CRASHED, _GONE)
                 pending = pending + 1 if state.is_pending() and not lives else 0
-                if pending > _PENDING_LOOKS and not _is_in_container(training):
+                # A container or a pod may take longer; a worker labels what it takes before it submits it.
+                if pending > _PENDING_LOOKS and training.labels.get("prefect.worker.type", "process") == "process":
                     return self.declare(training, StateType.CRASHED, _UNBEGUN)
                 if not state.is_cancelling():
                     since = time.monotonic()
@@ -491,8 +492,3 @@ def _state(training: FlowRun) -> State[Any]:
 def _state_in_words(training: FlowRun) -> str:
     """Name and message of its state."""
     return ": ".join(filter(None, (_state(training).name, _state(training).message)))
-
-
-def _is_in_container(training: FlowRun) -> bool:
-    """Whether its worker makes a container or a pod for it; a worker labels what it takes before it submits it."""
-    return training.labels.get("prefect.worker.type", "process") != "process"

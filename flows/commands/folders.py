@@ -170,10 +170,12 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
     """Copy a run to ``root``; the original stays unless ``remove`` says otherwise.
 
     Raises:
-        ConfigError: there is no such run, or something else lies where it would go.
+        ConfigError: there is no such run, ``root`` is no folder, or something else lies where it would go.
         RunBusy: somebody drives it.
         TapirError: a file did not arrive whole; what arrived stays, and the same command goes on.
     """
+    if root[:1] in ("", "~"):
+        raise errors.ConfigError(f"ROOT {root!r} is no folder here; write the path of one, without ~")
     config = RunFolder(ref).config
     source, target = Storage(f"{ref.root}/{ref.name}"), Storage(f"{root.rstrip('/')}/{ref.name}")
     # On S3 a run is driven with a store of its own only, and without one there is no driver to keep away.

@@ -84,8 +84,9 @@ def shown_live(run: run_folder.RunFolder, console: Console) -> Iterator[None]:
     from prefect import tags
 
     def look() -> Snapshot:
-        stages = [each for each in live.progress.stages() if (each.at, each.started) not in before]
-        return Snapshot(stages, live.calls.spend())
+        return Snapshot(
+            [each for each in live.progress.stages() if (each.at, each.started) not in before], live.calls.spend()
+        )
 
     live = runtime.current(run)
     # Shown by an earlier display of this start.

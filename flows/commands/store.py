@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import sqlalchemy as sa
 import typer
@@ -250,7 +251,7 @@ def _compacted(done: store_admin.Compacted) -> str:
 def opened(store: str | None, root: str, *, make: bool = False) -> Iterator[sa.Engine]:
     """The store at an SQLite file or URL, or else the root's; with ``make`` one is made where there is none."""
     address = store or root_store_url(root)
-    url = address if "://" in address else f"sqlite:///{address}"
+    url = address if "://" in address else f"sqlite:///{quote(address)}"
     engine = (store_tables.open_engine if make else store_admin.open_existing)(url)
     try:
         yield engine

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from tapir_core import errors, paths
 from tapir_core.calls import types, wire
@@ -166,7 +167,7 @@ def root_store_url(root: str) -> str:
         raise errors.ConfigError(
             f"the runs of {root!r} keep their answers at their calls.store_url; set it, or name it with --store"
         )
-    return f"sqlite:///{Path(root, paths.STORE).absolute()}"
+    return f"sqlite:///{quote(str(Path(root, paths.STORE).absolute()))}"
 
 
 def store_url(config: RunConfig) -> str:

@@ -152,8 +152,7 @@ def read_completion(raw: str, endpoint: types.Endpoint, request: types.Request |
     spent = types.Spend(1, prompt_tokens, completion_tokens, endpoint.usd(prompt_tokens, completion_tokens))
     if error := body.get("error") or choice.get("error") or _failed_call(body):
         status = _integer(_mapping(error).get("code"))
-        failed = read_error(status if 400 <= status < 600 else 500, {"error": error}, raw=raw)
-        return replace(failed, spent=spent)
+        return replace(read_error(status if 400 <= status < 600 else 500, {"error": error}, raw=raw), spent=spent)
     if request is not None and request.scored:
         tokens = _read_scores(choice, request.scored)
         return _with_tokens(types.Answer("", "stop", prompt_tokens, completion_tokens, spent.usd), tokens, spent, raw)

@@ -157,8 +157,7 @@ _HEAD = "# Task types that the teacher found in the pool. Change, remove or add 
 
 def sample_instructions(instructions: Sequence[str], rng: random.Random) -> str:
     """What the teacher is shown of the pool: some of the instructions, a line each."""
-    drawn = rng.sample(instructions, min(SHOWN, len(instructions)))
-    return "\n".join(f"- {shorten(each, LONGEST)}" for each in drawn)
+    return "\n".join(f"- {shorten(each, LONGEST)}" for each in rng.sample(instructions, min(SHOWN, len(instructions))))
 
 
 def render_discovery(prompt: Prompt, sample: str) -> str:

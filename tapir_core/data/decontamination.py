@@ -422,8 +422,7 @@ def _pairs_to_look_for(words: int, limit: float) -> int:
     """Of a question of ``words`` words: pairs of which every text whose ROUGE-L F1 is above ``limit`` has one."""
     lengths = np.arange(int(words * limit / (2 - limit)) + 1, int(words * (2 - limit) / limit) + 1)
     common = np.floor(limit * (words + lengths) / 2 - ROUNDING) + 1
-    shared = int((3 * common - 1 - words - lengths).min(initial=words))
-    return words - max(1, shared)
+    return words - max(1, int((3 * common - 1 - words - lengths).min(initial=words)))
 
 
 def _sizes(texts: Sequence[str], overlap_words: int) -> list[int]:

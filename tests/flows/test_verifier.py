@@ -101,7 +101,7 @@ def test_a_verifier_judges_filters_and_marks(
     redone = {each.at.name for each in stages_to_redo(run, config, gather_files(config))}
     assert {"verify", "judge", "verify_heldout", "mix"} <= redone
     assert not redone & {"pool", "label", "teach", "heldout"}
-    with pytest.raises(RunChanged, match=r"judge\.verifier 'mine:score' was edited"):
+    with pytest.raises(RunChanged, match=r"judge\.verifier 'mine:score' is not the file"):
         judge_again(run)
 
 

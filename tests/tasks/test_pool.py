@@ -2,19 +2,20 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tapir_core import sources
-from tapir_core.config import RunConfig
-from tapir_core.errors import ConfigError
+from tapir_core.config import FileHeldout, RunConfig
+from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.estimate.run import estimate_run
 from tapir_core.run_folder import RunFolder, open_run, stages_to_redo
 from tapir_core.stages import StageAt
 from tasks.input_files import gather_files
-from tasks.pool import contaminated, pool, questions
+from tasks.pool import contaminated, heldout, pool, questions
 from tasks.runtime import close_all
 from tests.builders import mails
 from tests.run_builder import build_run
@@ -58,6 +59,34 @@ def test_what_holds_a_question_leaves_the_pool_and_is_counted_and_listed_by_benc
     counts = run.manifest(CONTAMINATED).counts
     assert counts["hits: alpaca_eval"] == counts["hits: mt_bench"] == 1
     assert (counts["instructions"], counts["checked"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("first", "stage", "edited", "named"),
+    [
+        ((), heldout, "heldout.json", "data.heldout"),
+        ((), questions, "mt_bench.json", "evaluation.benchmarks.mt_bench.questions"),
+        ((heldout, questions), contaminated, "pool.json", "data.pool"),
+        ((heldout, questions, contaminated), pool, "pool.json", "data.pool"),
+    ],
+    ids=["heldout", "questions", "contaminated", "pool"],
+)
+def test_a_file_that_was_edited_since_the_run_was_opened_makes_no_rows(
+    config: RunConfig, tmp_path: Path, first: Sequence[Any], stage: Any, edited: str, named: str
+) -> None:
+    """They would stand under the old file's key, and be used whenever that file came back."""
+    given = [{"instruction": f"What is {number} and 5?", "reference": str(number + 5)} for number in range(8)]
+    (tmp_path / "heldout.json").write_text(json.dumps(given))
+    source = FileHeldout(path=str(tmp_path / "heldout.json"))
+    config = config.model_copy(update={"data": config.data.model_copy(update={"heldout": source})})
+    run = work(config, *first)
+    before = (tmp_path / edited).read_bytes()
+    (tmp_path / edited).write_bytes(before.replace(b"What is 1 ", b"What is 9 ").replace(b"sea in", b"lake in"))
+    with pytest.raises(RunChanged, match=rf"{named}: '.*{edited}' is not the file"):
+        stage.fn(run.ref, StageAt(stage.name))
+    assert run.manifest(StageAt(stage.name)) is None
+    (tmp_path / edited).write_bytes(before)
+    stage.fn(run.ref, StageAt(stage.name))
 
 
 def test_the_same_questions_redo_nothing(config: RunConfig) -> None:

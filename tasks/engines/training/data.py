@@ -479,8 +479,9 @@ def _plan(job: TrainingJob, corpus: Corpus, world_size: int, epochs: float) -> B
         tokens = max(training.micro_batch_size * training.max_length, int(corpus.lengths.max()))
         return plan_packed_batches(corpus.lengths, tokens_per_rank=tokens, **common)
     # The conversations of a pair are held together.
-    held = max(1, training.micro_batch_size // corpus.width)
-    return plan_batches(corpus.held_lengths, micro_batch_size=held, **common)
+    return plan_batches(
+        corpus.held_lengths, micro_batch_size=max(1, training.micro_batch_size // corpus.width), **common
+    )
 
 
 def main(*paths: str) -> None:

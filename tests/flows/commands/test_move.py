@@ -70,6 +70,12 @@ def test_a_run_does_not_move_to_where_it_is(run, tmp_path, monkeypatch):
         move(run, "runs")
 
 
+@pytest.mark.parametrize("root", ["", "~/runs"])
+def test_a_run_moves_to_no_root_that_is_no_folder(run, root):
+    with pytest.raises(ConfigError, match="is no folder here; write the path of one"):
+        move(run, root)
+
+
 @pytest.mark.parametrize("root", ["file://{0}", "{0}/{1}", "{0}/../runs", "{0}/link"])
 def test_a_run_is_never_removed_for_a_copy_of_itself(run, tmp_path, root):
     (tmp_path / "runs/link").symlink_to(tmp_path / "runs")

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from tapir_core.calls import root_store_url, run_key, store_url
+from tapir_core.calls.store_tables import open_engine
 from tapir_core.errors import ConfigError
 from tests.run_config import make_config
 
@@ -10,6 +11,12 @@ from tests.run_config import make_config
 def test_the_store_of_a_root_is_the_one_that_its_runs_use(tmp_path: Path):
     url = f"sqlite:///{tmp_path}/.tapir/store.sqlite"
     assert root_store_url(str(tmp_path)) == store_url(make_config(tmp_path)) == url
+
+
+@pytest.mark.parametrize("name", ["a%20b", "what?", "a#b", "Übung 1:2@3"])
+def test_a_root_may_have_any_name(tmp_path: Path, name: str):
+    open_engine(root_store_url(str(tmp_path / name))).dispose()
+    assert [str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*.sqlite")] == [f"{name}/.tapir/store.sqlite"]
 
 
 def test_a_run_may_name_a_store_of_its_own_wherever_its_root_is():
