@@ -153,10 +153,16 @@ def structured(
 def same_calls(answer: str, wanted: str) -> float | None:
     """1 where two answers make the same calls, in whatever order: names and arguments equal as canonical JSON.
 
-    0 where they do not; None where neither makes one.
+    `1.0` is `1`, as JSON has one kind of number. 0 where the calls differ; None where neither makes one.
     """
-    made, meant = (sorted(json.dumps(call, sort_keys=True) for call in calls_in(each)[1]) for each in (answer, wanted))
+    made, meant = (sorted(map(_canonical, calls_in(each)[1])) for each in (answer, wanted))
     return float(made == meant) if made or meant else None
+
+
+def _canonical(call: Any) -> str:
+    return json.dumps(
+        json.loads(json.dumps(call), parse_float=lambda said: json.loads(said.removesuffix(".0"))), sort_keys=True
+    )
 
 
 def _dumped(value: Any) -> str:

@@ -52,8 +52,11 @@ def has_tools(row: Row) -> bool:
 
 def messages_of(row: Row) -> list[Turn]:
     """The whole conversation, as a model is asked it."""
-    system = [Turn("system", row["system"])] if row["system"] else []
-    return [*system, *earlier_turns(row), Turn("user", row["instruction"])]
+    return [
+        *([Turn("system", row["system"])] if row["system"] else []),
+        *earlier_turns(row),
+        Turn("user", row["instruction"]),
+    ]
 
 
 def user_texts(row: Row) -> list[str]:

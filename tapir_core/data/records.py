@@ -508,8 +508,7 @@ def read_each(records: Iterable[Record], read_one: Callable[[Fields], T]) -> tup
 
 def first_of(bad_rows: list[str]) -> list[str]:
     """As many of them as an error spells out, and how many more there are."""
-    more = [f"… and {len(bad_rows) - _LISTED} more"] if len(bad_rows) > _LISTED else []
-    return [*bad_rows[:_LISTED], *more]
+    return [*bad_rows[:_LISTED], *([f"… and {len(bad_rows) - _LISTED} more"] if len(bad_rows) > _LISTED else [])]
 
 
 def indented(bad_rows: list[str]) -> list[str]:

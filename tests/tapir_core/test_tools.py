@@ -124,5 +124,14 @@ def test_the_order_of_calls_and_of_arguments_says_nothing() -> None:
     assert same_calls(f"{first.text}\n{CALL.text}", f"{CALL.text}\n{second.text}") == 1.0
 
 
+@pytest.mark.parametrize(
+    ("given", "meant", "same"),
+    [(1.0, 1, 1.0), ([{"n": -2.0}], [{"n": -2}], 1.0), (1.5, 1, 0.0), (True, 1, 0.0), ("1.0", 1, 0.0), (1e300, 1, 0.0)],
+)
+def test_numbers_are_the_same_however_they_are_written(given: Any, meant: Any, same: float) -> None:
+    assert same_calls(Call("f", {"a": given}).text, Call("f", {"a": meant}).text) == same
+    assert same_calls(Call("f", {"a": given}).text, Call("f", {"a": given}).text) == 1.0
+
+
 def test_answers_without_calls_are_not_compared() -> None:
     assert same_calls("Yes.", "No.") is None
