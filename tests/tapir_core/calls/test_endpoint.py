@@ -91,9 +91,9 @@ def test_an_address_that_is_gone_costs_no_row():
 @pytest.mark.parametrize("trouble", [Drop(), Status(503), DENIED, Status(404)])
 def test_an_address_that_fails_is_taken_out_while_another_is_there(trouble: FakeReply):
     with FakeProvider(lambda _: trouble, latency_seconds=0.002) as broken, FakeProvider(latency_seconds=0.005) as good:
-        assert answers(ask(both(broken, good, concurrency=4), 80)) == 80
-        # What was in flight there, and no more than a probe or two.
-        assert len(broken.calls) <= 12
+        # The first probe is due after a minute, however long a busy machine takes.
+        assert answers(ask(both(broken, good, concurrency=4), 80, backoff_seconds=60.0)) == 80
+        assert 1 <= len(broken.calls) <= 8, "no more than may be in flight at both"
 
 
 def test_an_address_that_was_taken_out_comes_back_after_one_good_probe():
