@@ -177,8 +177,9 @@ def shares_table(*rounds: types.RoundSummary) -> Table:
 
 def mfd_table(summary: types.RoundSummary) -> Table:
     """The MFD histogram of one round as text."""
-    mfd = [] if summary.difficulty is None else summary.difficulty["mfd"].to_list()
-    bins = Counter(int(value // 1) for value in mfd)
+    bins = Counter(
+        int(value // 1) for value in ([] if summary.difficulty is None else summary.difficulty["mfd"].to_list())
+    )
     highest = max(bins.values(), default=1)
     return table_of(
         f"MFD of {formats.round_name(summary.number)}",

@@ -200,7 +200,8 @@ class ReplicaStudents(student_server.Students):
                 except errors.TapirError as error:
                     # Database or Prefect server cannot be reached: replicas go on, and the next look may succeed.
                     if str(error) != said:
-                        logger.warning("cannot look at the replicas of %s: %s", checkpoint, str(error))
+                        said = str(error)
+                        logger.warning("cannot look at the replicas of %s: %s", checkpoint, said)
                 self._over.wait(self._look_seconds)
         except BaseException as bug:  # raised again, after callers that wait were told
             self._give_up(checkpoint, f"the watch over the replicas ended: {bug!r}")
