@@ -9,14 +9,15 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from prefect.states import Completed, Crashed
+from prefect.states import Completed, Crashed, Pending
 
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.stages import StageAt
 from tasks import train
 from tasks.flow_runs import Deployment
-from tasks.train import FineTuneRuns
+from tasks.train import FineTuneRuns, training_lease
 from tests.run_builder import build_run
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -109,20 +110,32 @@ def test_a_training_whose_flow_run_was_deleted_is_lost(
     assert drive() == ["SCHEDULED", "CRASHED"]
 
 
-def test_a_training_says_whether_its_worker_makes_a_container_for_it(
-    deployment: Deployment, client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("worker", "ends"), [("process", "CRASHED"), ("kubernetes", "COMPLETED")])
+def test_a_training_that_does_not_begin_is_lost_unless_its_worker_makes_a_container_for_it(
+    deployment: Deployment,
+    client: SyncPrefectClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    worker: str,
+    ends: str,
 ) -> None:
     monkeypatch.setattr(train, "FINE_TUNE", replace(train.FINE_TUNE, name=deployment.name))
+    monkeypatch.setattr(train, "_PENDING_LOOKS", 3)
     run = build_run(tmp_path, until=StageAt("mix", 0))
+    looks: list[object] = []
+
+    def note(training: FlowRun) -> None:
+        looks.append(training)
+        if len(looks) > 2 * train._PENDING_LOOKS:
+            client.set_flow_run_state(training.id, Completed(), force=True)
 
     @flow(name="driver")
-    def drive() -> list[bool]:
+    def drive() -> str:
         runs = FineTuneRuns(run, StageAt("train", 0))
         training = runs.attempt(1)
-        seen = [train._is_in_container(training)]
-        for kind in ("process", "kubernetes"):
-            client.update_flow_run_labels(training.id, {"prefect.worker.type": kind})
-            seen.append(train._is_in_container(runs.look(training)))
-        return seen
+        client.update_flow_run_labels(training.id, {"prefect.worker.type": worker})
+        client.set_flow_run_state(training.id, Pending(), force=True)
+        ended = runs.wait(training, training_lease(run, StageAt("train", 0)), note, poll_seconds=0)
+        return str(ended.state and ended.state.type.value)
 
-    assert drive() == [False, False, True]
+    assert drive() == ends
