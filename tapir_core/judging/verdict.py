@@ -19,7 +19,7 @@ import re
 from functools import lru_cache
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from tapir_core.json_reply import JsonReply
 from tapir_core.judging.prompt import INVISIBLE, see
@@ -50,13 +50,13 @@ _FENCES = ("```", "~~~")
 _OPENING, _CLOSING = frozenset("\"'`“‘«„「"), frozenset("\"'`”’»“」")
 
 
-def _on_scale(score: float) -> float:
-    if not SCALE[0] <= score <= SCALE[1]:
+def _on_scale(said: object, read: ValidatorFunctionWrapHandler) -> object:
+    if isinstance(said, bool) or not SCALE[0] <= (score := read(said)) <= SCALE[1]:
         raise ValueError("outside 1-10")
     return score
 
 
-Score = Annotated[float, AfterValidator(_on_scale)]
+Score = Annotated[float, WrapValidator(_on_scale)]
 
 
 class JudgeReply(JsonReply):

@@ -212,6 +212,7 @@ def test_no_reply_raises(raw: str) -> None:
         ('{"explanation": "Both.", "score_1": 0, "score_2": 9}', NO_JSON),
         ('{"explanation": "Both.", "score_1": 7, "score_2": 11}', NO_JSON),
         ('{"explanation": "Both.", "score_1": 7, "score_2": NaN}', NO_JSON),
+        ('{"explanation": "Both.", "score_1": 7, "score_2": true}', NO_JSON),
         ('{"explanation": "Both.", "score_1": 7}', NO_JSON),
         ('{"explanation": "Both.", "score_1": 7, "score_2": 9, "score_3": 9}', NO_JSON),
         ('Sure: {"explanation": "Both.", "score_1": 7, "score_2": 9}', NO_JSON),
