@@ -369,11 +369,17 @@ def plan_trial(config: RunConfig, rows: int) -> tuple[dict[str, RunConfig], dict
     return planned, lacking
 
 
+_HOLD_FOR_ALL = (errors.BudgetReached, errors.RunBusy, errors.RunChanged, errors.MissingPrerequisite)
+"""What stops a trial, whichever method it met."""
+
+
 def finish_trial(planned: Mapping[str, RunConfig], usd: float, distil: Distil, *, say: Say) -> list[trial.Gain]:
     """Finish the trial of every method.
 
     ``usd`` caps all of them together where the configuration has no cap: that of the first start stays. 0: no price is
     known.
+
+    A method that fails is left out, and said; without plain answers there is nothing to compare with.
 
     Raises:
         MissingPrerequisite: a key, an engine environment or a package is not there; nothing has started.
@@ -385,7 +391,13 @@ def finish_trial(planned: Mapping[str, RunConfig], usd: float, distil: Distil, *
     for method, config in planned.items():
         say(f"method {method}: {trial.METHODS[method][0]}")
         cap = config.budget.usd or (begun[0] if begun else usd)
-        drive(load.replace_values(config, [f"budget.usd={cap}"] if cap else []), distil, say=say)
+        try:
+            drive(load.replace_values(config, [f"budget.usd={cap}"] if cap else []), distil, say=say)
+        except errors.TapirError as failed:
+            if method == trial.PLAIN or isinstance(failed, _HOLD_FOR_ALL):
+                raise
+            say(f"method {method} is left out: {failed}. The same command tries it again.")
+            del runs[method]
     return trial.gains_of(trial.read_tried(runs), next(iter(planned.values())).run.name)
 
 

@@ -24,7 +24,7 @@ TASK_TYPES = "task_types.toml"
 JUDGE_REPORT = "judge_report.html"
 RESULTS = ".results"
 LOGS = "logs"
-_TRAINING = "training"
+TRAINING = "training"
 
 TRAINING_SUMMARY = "training.json"
 """What a training reports of itself, beside the checkpoint that it made."""
@@ -124,7 +124,7 @@ def benchmark_folder(benchmark: str, step: str) -> str:
 
 def attempt_folder(number: int, key: str) -> str:
     """Folder in which one training works before its checkpoint is promoted."""
-    return f"{round_folder(number)}/{_TRAINING}/{key[:16]}"
+    return f"{round_folder(number)}/{TRAINING}/{key[:16]}"
 
 
 def manifest_file(folder: str) -> str:
@@ -145,7 +145,7 @@ def is_part(name: str) -> bool:
 def goes_with_run(path: str) -> bool:
     """Whether a file of a run folder belongs to the run: no result of Prefect, no unfinished write or training."""
     folders = path.split("/")
-    return not any(each.startswith(".") for each in folders) and _TRAINING not in folders[1:2]
+    return not any(each.startswith(".") for each in folders) and TRAINING not in folders[1:2]
 
 
 def export_folder(run: str, number: int) -> str:

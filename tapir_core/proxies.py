@@ -63,8 +63,7 @@ def proxy_before(url: str, own: str | None = None) -> Proxy | None:
     for name in (f"{parts.scheme}_proxy", "all_proxy"):
         hidden = os.environ.get(name.upper(), "")
         found = getproxies().get(name.removesuffix("_proxy")) or ("" if _is_http(hidden) else hidden)
-        source = name if os.environ.get(name) else name.upper()
-        proxy = Proxy(found if "://" in found else f"http://{found}", source)
+        proxy = Proxy(found if "://" in found else f"http://{found}", name if os.environ.get(name) else name.upper())
         if not _is_http(found):
             raise MissingPrerequisite(
                 f"{url} would be asked through {proxy}, which is no HTTP proxy; name an HTTP proxy in "

@@ -144,8 +144,9 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise errors.ConfigError(_no_such_run(self.ref)) from error
         written = load_resolved(content, source=f"{self.storage.root}/{paths.RESOLVED_CONFIG}")
-        here = written.run.model_copy(update={"root": self.ref.root, "name": self.ref.name})
-        return written.model_copy(update={"run": here})
+        return written.model_copy(
+            update={"run": written.run.model_copy(update={"root": self.ref.root, "name": self.ref.name})}
+        )
 
     @cached_property
     def version(self) -> int:

@@ -152,7 +152,7 @@ def pool_of(run: RunFolder, number: int) -> pl.DataFrame:
     The pool of round r is the first pool and the accepted expansions of the rounds before it; round 0 is S_0's.
     """
     tables = [run.rows(at) for at in stages.usable_of(run.config)]
-    usable = not_held_out(run, split_usable(*tables).examples)
+    usable = not_held_out(run, split_usable(*tables, refusals=run.config.teacher.takes_refusals).examples)
     first = usable.join(tables[0].select("instruction_id", "reference"), on="instruction_id").select(
         *("instruction_id", "instruction", "system", "reference", "task_type", "response"),
         cs.by_name(turns.EARLIER, "thoughts", "others", require_all=False),

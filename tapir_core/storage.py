@@ -120,7 +120,9 @@ class Storage:
         """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if self.is_local and os.path.isdir(self._full(path)):
-                shutil.rmtree(self._full(path))  # fsspec refuses the folder in which this process works
+                shutil.rmtree(
+                    os.path.realpath(self._full(path))
+                )  # fsspec refuses the folder in which this process works
             else:
                 self._ask(lambda: self._files.rm(glob.escape(self._full(path)), recursive=True))
         # The reply to a removal of many files names those that remain, but s3fs does not read it.
@@ -162,8 +164,8 @@ class Storage:
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
                 raise error
 
-        walked = os.walk(folder, onerror=fail, followlinks=True)  # a stage may have been moved to another disk
-        below = (Path(place, name) for place, _, names in walked for name in names)
+        # Links are followed, for a stage may have been moved to another disk.
+        below = (Path(at, name) for at, _, names in os.walk(folder, onerror=fail, followlinks=True) for name in names)
         return {each.relative_to(self._base).as_posix(): each.stat().st_size for each in below if each.is_file()}
 
     def _pieces(self, path: str) -> Iterator[bytes]:

@@ -155,14 +155,10 @@ def same_calls(answer: str, wanted: str) -> float | None:
 
     `1.0` is `1`, as JSON has one kind of number. 0 where the calls differ; None where neither makes one.
     """
-    made, meant = (sorted(map(_canonical, calls_in(each)[1])) for each in (answer, wanted))
+    called = (json.dumps(calls_in(each)[1]) for each in (answer, wanted))
+    numbered = (json.loads(calls, parse_float=lambda said: json.loads(said.removesuffix(".0"))) for calls in called)
+    made, meant = (sorted(json.dumps(call, sort_keys=True) for call in calls) for calls in numbered)
     return float(made == meant) if made or meant else None
-
-
-def _canonical(call: Any) -> str:
-    return json.dumps(
-        json.loads(json.dumps(call), parse_float=lambda said: json.loads(said.removesuffix(".0"))), sort_keys=True
-    )
 
 
 def _dumped(value: Any) -> str:

@@ -84,7 +84,8 @@ def numeric(_instruction: str, answer: str, reference: str | None) -> float | No
 def json_schema(_instruction: str, answer: str, reference: str | None) -> float | None:
     """1 where the answer's JSON (its last fenced block, or all of it) is as the reference says.
 
-    That is a JSON schema, or the names of the fields that an object must have, as a JSON list or between commas.
+    That is a JSON schema, or the names of the fields that an object must have, as a JSON list or between commas. JSON
+    that demands nothing, such as an expected answer, is neither.
     """
     if reference is None:
         return None
@@ -95,6 +96,8 @@ def json_schema(_instruction: str, answer: str, reference: str | None) -> float 
     except (ValueError, RecursionError):
         return 0.0
     checker = jsonschema.validators.validator_for(schema := _schema(reference))
+    if checker.VALIDATORS.keys().isdisjoint(schema):
+        return None
     checker.check_schema(schema)
     return float(checker(schema).is_valid(document))
 
@@ -129,7 +132,9 @@ def _schema(reference: str) -> Any:
         found = json.loads(reference)
     except ValueError:
         found = [name.strip() for name in reference.split(",")]
-    return {"type": "object", "required": found} if isinstance(found, list) else found
+    if isinstance(found, list):
+        return {"type": "object", "required": found}
+    return found if isinstance(found, dict) else {}
 
 
 def _unwrap(text: str) -> str:

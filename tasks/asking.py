@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core import calls, tools, turns, verifiers
+from tapir_core import calls, thoughts, tools, turns, verifiers
 from tapir_core.calls import timing, words
 from tapir_core.config import JudgeConfig, ModelIdentity, Sampling
 from tapir_core.curriculum import broken_reason
@@ -181,9 +181,9 @@ DISOBEYS = "failed:schema"
 
 
 def obeys(text: str, schema: str) -> bool:
-    """Whether an answer is JSON as ``schema`` says, and nothing else; a call of a tool obeys the tool alone."""
-    bare = text.strip()
-    return bool(tools.calls_in(bare)[1]) or (bare[:1] in "{[" and bool(verifiers.json_schema("", bare, schema)))
+    """Whether an answer, behind its thought, is JSON as ``schema`` says; a call of a tool obeys the tool alone."""
+    bare = thoughts.split(text)[1].strip()
+    return bool(tools.calls_in(bare)[1]) or (bare[:1] in "{[" and verifiers.json_schema("", bare, schema) != 0.0)
 
 
 def demand_stored(run: RunFolder, at: StageAt, scored: Sequence[calls.Request], otherwise: str) -> None:

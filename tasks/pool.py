@@ -268,4 +268,5 @@ def _read_pool(run: RunFolder) -> readers.Found:
 
 
 def _usable(run: RunFolder) -> curriculum.Usable:
-    return curriculum.split_usable(*map(run.rows, stages.usable_of(run.config)))
+    tables = map(run.rows, stages.usable_of(run.config))
+    return curriculum.split_usable(*tables, refusals=run.config.teacher.takes_refusals)

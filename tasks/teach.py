@@ -61,9 +61,16 @@ def _of_several(run: RunFolder, at: StageAt, asked: pl.DataFrame, said: Sequence
     answered = each_row.with_columns(response=pl.Series(texts)).filter([isinstance(each, Answer) for each in said])
     marks = judge.verify_answers(run, at, run.config.judge.verifies("filter"), answered).rows
     marked = iter(marks.select("score", "correct").iter_rows())
+    scores = (next(marked, (None, None)) if isinstance(each, Answer) else (None, None) for each in said)
+    # Usable, as good as the verifier finds it, and any answer is better than none.
     worth = [
-        _worth(text, each, instruction, *(next(marked, (None, None)) if isinstance(each, Answer) else (None, None)))
-        for text, each, instruction in zip(texts, said, each_row["instruction"], strict=True)
+        (
+            correct is not False
+            and unusable_reason(text, asking.ending_of(each), instruction, refusals=teacher.takes_refusals) is None,
+            score or 0.0,
+            isinstance(each, Answer),
+        )
+        for text, each, instruction, (score, correct) in zip(texts, said, each_row["instruction"], scores, strict=True)
     ]
     chosen, others, open_ = list[Outcome](), list[list[str] | None](), Counter[str]()
     for first in range(0, len(said), samples):
@@ -80,14 +87,6 @@ def _of_several(run: RunFolder, at: StageAt, asked: pl.DataFrame, said: Sequence
     counts = {**taught.counts, **asking.count_paid(said), **asking.count_timed(said)}
     rows = taught.rows.join(beside, on="instruction_id", how="left", maintain_order="left")
     return replace(taught, rows=rows, counts=counts, missing=dict(open_))
-
-
-def _worth(
-    text: str, said: Outcome, instruction: str, score: float | None, correct: bool | None
-) -> tuple[bool, float, bool]:
-    """Whether an answer is usable, and how good the verifier finds it; any answer is better than none."""
-    usable = unusable_reason(text, asking.ending_of(said), instruction) is None and correct is not False
-    return usable, score or 0.0, isinstance(said, Answer)
 
 
 def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame, samples: int = 1) -> list[Outcome]:

@@ -170,7 +170,8 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
     """Copy a run to ``root``; the original stays unless ``remove`` says otherwise.
 
     Raises:
-        ConfigError: there is no such run, ``root`` is no folder, or something else lies where it would go.
+        ConfigError: there is no such run, ``root`` is no folder, something else lies where it would go, or ``remove``
+            would lose a training that has not ended.
         RunBusy: somebody drives it.
         TapirError: a file did not arrive whole; what arrived stays, and the same command goes on.
     """
@@ -187,6 +188,11 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
         target.remove(mark)
         if is_within:
             raise errors.ConfigError(f"run {ref.name!r} is in {root!r} already; name another root")
+        if at_work := [path for path in source.files() if remove and f"/{paths.TRAINING}/" in path]:
+            raise errors.ConfigError(
+                f"--remove would lose {at_work[0]}, of a training that has not ended and does not move; finish the "
+                "training, remove its folder, or move without --remove"
+            )
         # A bar on a terminal, nothing elsewhere.
         with Progress(*_COLUMNS, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("copying and verifying", total=None)

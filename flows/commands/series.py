@@ -111,11 +111,13 @@ def plan(
     """`tapir plan`."""
     settings, gpus = load.load_config(config, overrides or []), len(machine.gpu_memory())
     planned, lacking = series.plan_trial(settings, rows)
-    whole = {
-        method: estimate_run(trial.method_config(settings, method), source=method, gpus=gpus) for method in planned
-    }
-    if rows > (there := whole[trial.PLAIN].pool_rows):
+    there = estimate_run(trial.method_config(settings, trial.PLAIN), source=trial.PLAIN, gpus=gpus).pool_rows
+    if rows > there:
         raise ConfigError(f"--trial {rows}: the pool has {there} instructions; give at most so many, or a larger pool")
+    whole = {
+        method: estimate_run(trial.method_config(settings, method, there), source=method, gpus=gpus)
+        for method in planned
+    }
     trials = {method: estimate_run(each, source=method, gpus=gpus) for method, each in planned.items()}
     asked = {method: each.charged.needed.calls.likely for method, each in trials.items()}
     if "answers" in asked and asked["answers"] <= asked[trial.PLAIN]:
@@ -125,6 +127,8 @@ def plan(
     terminal.print_tables(terminal.console, estimate_table.methods_table(trials, whole, lacking))
     if estimate:
         return
+    if unknown := [each for one in trials.values() for each in one.unknown_prices]:
+        raise ConfigError(f"methods are compared, and capped, by USD: {unknown[0]}")
     with live.shown_flows(RunRef(settings.run.root, paths.SWEEP_PLACE), terminal.console) as shown:
         gains = series.finish_trial(
             planned, total.high if total else 0.0, partial(shown.do, "distil"), say=terminal.say
@@ -137,7 +141,9 @@ def plan(
         if chosen.exists():
             raise ConfigError(f"{chosen} is there already; move it away and run the same command again")
         spelled = load.rounds_setting(settings)
-        chosen.write_text(load.written(config, [*(overrides or []), spelled, *trial.settings_of(settings, method)]))
+        chosen.write_text(
+            load.written(config, [*(overrides or []), spelled, *trial.settings_of(settings, method, there)])
+        )
         terminal.print_lines(terminal.console, f"configuration: {chosen}")
 
 

@@ -64,8 +64,11 @@ FOREIGN_ERRORS = (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, aioht
 
 def timeout_of(endpoint: types.Endpoint, config: CallsConfig) -> float:
     """Seconds to wait for one reply of ``endpoint``."""
-    longest = _SLOW_REPLY_SECONDS if endpoint.is_slow else _REPLY_SECONDS
-    return endpoint.timeout_seconds or config.timeout_seconds or longest
+    return (
+        endpoint.timeout_seconds
+        or config.timeout_seconds
+        or (_SLOW_REPLY_SECONDS if endpoint.is_slow else _REPLY_SECONDS)
+    )
 
 
 class Client:

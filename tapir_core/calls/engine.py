@@ -181,8 +181,7 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         with self._lock:
             if self._loop.is_closed():
                 raise Stopped("the call engine is closed; start the command again, what was received is stored")
-            sending = self._send(shard, asking, in_batches, missing, endpoint)
-            job = asyncio.run_coroutine_threadsafe(sending, self._loop)
+            job = asyncio.run_coroutine_threadsafe(self._send(shard, asking, in_batches, missing, endpoint), self._loop)
         job.add_done_callback(lambda ended: asking.inbox.put(ended.result))
         try:
             while asking.waiting:

@@ -98,8 +98,9 @@ class AddressLimit:
         # A limit that is not used says nothing about a higher one.
         if not trouble and 4 * self.in_flight >= 3 * self.limit and now - oldest <= self._soon_seconds:
             step = max(1.0, self.ceiling / _STEPS_TO_CEILING) / self._level
-            more = self._level + (1.0 if self._level < self._fast_until else step)
-            self._level = max(self._level, min(more, self._highest))
+            self._level = max(
+                self._level, min(self._level + (1.0 if self._level < self._fast_until else step), self._highest)
+            )
         if began >= self._since:
             self._answered |= not trouble
             replies = max(_LEAST_REPLIES, _REPLIES_PER_CALL * self.limit)

@@ -127,7 +127,9 @@ class Patience:
         """
         trying = Retrying(
             retry=retry_if_exception(is_away),
-            stop=self._is_over,
+            stop=lambda state: (
+                time.monotonic() - (self._closing_since if self._closing.is_set() else state.start_time) > self._longest
+            ),
             wait=wait_exponential(multiplier=0.1, max=_LONGEST_PAUSE_SECONDS),
             before_sleep=self._tell,
             sleep=self._pause,
@@ -145,9 +147,6 @@ class Patience:
         self._longest = min(self._longest, _LONGEST_SECONDS_AT_END)
         self._closing_since = time.monotonic()
         self._closing.set()
-
-    def _is_over(self, state: RetryCallState) -> bool:
-        return time.monotonic() - (self._closing_since if self._closing.is_set() else state.start_time) > self._longest
 
     def _pause(self, seconds: float) -> None:
         if self._closing.is_set():

@@ -160,7 +160,7 @@ def read_completion(raw: str, endpoint: types.Endpoint, request: types.Request |
         choice,
         types.Answer("", "", prompt_tokens, completion_tokens, spent.usd),
         thought=completion_tokens > said or _details(usage, "completion", "reasoning") > 0,
-        strip=endpoint.thinking == "strip",
+        strip=endpoint.thinking == "strip" or (request is not None and request.role == "label"),
         calls=request is None or any(message.role == tools.TOOLS for message in request.messages),
     )
     if outcome is None:

@@ -335,8 +335,10 @@ class ResultsFolder:
 
 def _recipe(config: RunConfig, files: dict[str, str]) -> Any:
     """All that decides which rows a run ends with: what goes into each stage, and when it stops."""
-    stages = {at: (settings_of(at, config, files), at.stage.reads(config, at)) for at in plan(config)}
-    return stages, config.curriculum.stop
+    return (
+        {at: (settings_of(at, config, files), at.stage.reads(config, at)) for at in plan(config)},
+        config.curriculum.stop,
+    )
 
 
 def _fields(config: RunConfig) -> dict[str, Any]:

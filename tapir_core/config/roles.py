@@ -472,6 +472,10 @@ class TeacherConfig(Section):
     `likeliest`: from round 1 the one with the highest mean log-probability under S_0 (as arXiv 2502.04194). Verdicts,
     held-out sets and rollouts go by one."""
 
+    takes_refusals: Later[bool] = False
+    """Whether an answer that refuses, or repeats what was asked, is usable: for a model that is to be copied with its
+    refusals (docs/adopt.md)."""
+
     labelling: Sampling = Sampling(max_tokens=256)
     """Sampling of the task-type labels."""
 

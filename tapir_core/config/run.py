@@ -331,7 +331,8 @@ class RunConfig(Section):
     @property
     def judges_itself(self) -> bool:
         """Whether the teacher is among the judges."""
-        return self.teacher.endpoint.answers_as("teacher") in self.judge.identities
+        known = (self.teacher.endpoint.model_copy(update={"thinking": each}) for each in ("strip", "keep"))
+        return any(each.answers_as("teacher") in self.judge.identities for each in known)
 
     @property
     def round_numbers(self) -> range:
@@ -345,8 +346,8 @@ class RunConfig(Section):
 
     def round(self, number: int) -> RoundConfig:
         """Round ``number`` (from 1) with every field resolved, α included."""
-        numbered = [int(name) for name in self.rounds if name != "default"]
-        own = str(min(number, max(numbered, default=0)))  # past the last entry, the last one holds
+        # Past the last entry, the last one holds.
+        own = str(min(number, max((int(name) for name in self.rounds if name != "default"), default=0)))
         entries = [self.rounds[name] for name in ("default", own) if name in self.rounds]
         fields = {name: getattr(entry, name) for entry in entries for name in entry.model_fields_set}
         if entries and fields.get("objective", Imitate()).type != entries[0].objective.type:

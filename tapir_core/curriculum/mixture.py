@@ -269,8 +269,7 @@ _PART = 5_000
 def _from(rows: pl.DataFrame, origin: str) -> pl.DataFrame:
     """What can be drawn of ``rows``: the columns of seeds, no MFD where they have none, and where they are from."""
     known = rows.select(name for name in SELECT.columns if name in rows.columns)
-    scored = pl.concat([pl.DataFrame(schema=SELECT.columns), known], how="diagonal")
-    return scored.with_columns(origin=pl.lit(origin))
+    return pl.concat([pl.DataFrame(schema=SELECT.columns), known], how="diagonal").with_columns(origin=pl.lit(origin))
 
 
 def _examples(row: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:

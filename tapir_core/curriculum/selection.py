@@ -106,8 +106,7 @@ def select_seeds(
     """
     candidates = candidates.sort("instruction_id")
     rows = candidates.select(*SELECT.columns)
-    is_seed = pl.int_range(rows.height, eager=True).is_in(choose_rows(rule, candidates, rng, used))
-    seeds = rows.filter(is_seed)
+    seeds = rows.filter(pl.int_range(rows.height, eager=True).is_in(choose_rows(rule, candidates, rng, used)))
     return SeedSelection(seeds, easy_of(rows, seeds), rule.delta(seeds["mfd"].to_list()))
 
 

@@ -59,13 +59,18 @@ class Usable:
 
 
 def split_usable(
-    pool: pl.DataFrame, teacher: pl.DataFrame, labels: pl.DataFrame, verified: pl.DataFrame | None = None
+    pool: pl.DataFrame,
+    teacher: pl.DataFrame,
+    labels: pl.DataFrame,
+    verified: pl.DataFrame | None = None,
+    *,
+    refusals: bool = False,
 ) -> Usable:
     """Keep what the teacher answered usably and gave a task type.
 
     An instruction without a row in ``teacher`` counts as ``missing``; one without a task type as ``no_task_type``,
     because nothing that follows can place it; one with a control token in its own text as ``MARKED``. ``verified`` is
-    what a verifier says of the answers, if there is one.
+    what a verifier says of the answers, if there is one. ``refusals`` is `teacher.takes_refusals`.
     """
     wrong = frozenset[str]() if verified is None else {*verified.filter(~pl.col("correct"))["instruction_id"]}
     more = cs.by_name("thoughts", "others", require_all=False)
@@ -73,7 +78,7 @@ def split_usable(
     rows = pool
     for given in (answers, labels.select("instruction_id", "task_type")):
         rows = rows.join(given, on="instruction_id", how="left", validate="1:1", maintain_order="left")
-    reasons = pl.Series([_why_unusable(row, wrong) for row in rows.iter_rows(named=True)], dtype=pl.String)
+    reasons = pl.Series([_why_unusable(row, wrong, refusals) for row in rows.iter_rows(named=True)], dtype=pl.String)
     examples = rows.filter(reasons.is_null()).select(
         *("instruction_id", "instruction", "system", "task_type", "response"),
         cs.by_name(turns.EARLIER, require_all=False),
@@ -82,13 +87,13 @@ def split_usable(
     return Usable(examples.sort("instruction_id"), dict(sorted(Counter(reasons.drop_nulls()).items())))
 
 
-def _why_unusable(row: Mapping[str, Any], wrong: Collection[str]) -> str | None:
+def _why_unusable(row: Mapping[str, Any], wrong: Collection[str], refusals: bool) -> str | None:
     """The first reason against an instruction with its answer and task type."""
     if turns.asks_with_control_token(row):  # a pool read by an earlier version has some
         return turns.MARKED
     if not row["is_answered"]:
         return "missing"
-    reason = unusable_reason(row["response"], row["finish_reason"], row["instruction"])
+    reason = unusable_reason(row["response"], row["finish_reason"], row["instruction"], refusals=refusals)
     unverified = UNVERIFIED if row["instruction_id"] in wrong else None
     return reason or unverified or (None if row["task_type"] else "no_task_type")
 

@@ -43,21 +43,23 @@ _NUMBERED = re.compile(r"\W*\d{1,4}[.):]?\s+|[\s*#>-]+")
 _COPIED_WORDS = 8
 
 
-def unusable_reason(response: str | None, finish_reason: str | None, asked: str = "") -> str | None:
+def unusable_reason(
+    response: str | None, finish_reason: str | None, asked: str = "", *, refusals: bool = False
+) -> str | None:
     """Why an answer to ``asked`` cannot be trained on; nothing if it can.
 
-    What `broken_reason` says, refused, looped or copied.
+    What `broken_reason` says, looped; and where ``refusals`` are not meant to be learnt, refused or copied.
     """
     text = (response or "").strip()
     if broken := broken_reason(text, finish_reason):
         return broken
     if "<tool_call>" in text or asked.startswith("<tool_response>"):
         return None  # arguments and reports of results repeat what was said
-    if len(text) <= _LONGEST_REFUSAL and any(each.match(text) for each in (_REFUSAL, _NO_PERSON)):
+    if not refusals and len(text) <= _LONGEST_REFUSAL and any(each.match(text) for each in (_REFUSAL, _NO_PERSON)):
         return "refused"
     if _loops(text):
         return "looped"
-    return "copied" if _is_copy(text, asked) else None
+    return "copied" if not refusals and _is_copy(text, asked) else None
 
 
 def broken_reason(response: str | None, finish_reason: str | None) -> str | None:

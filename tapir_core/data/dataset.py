@@ -77,8 +77,10 @@ class Manifest:
 
 def in_columns(rows: pl.DataFrame, columns: Iterable[str], some_have: Iterable[str] = ()) -> pl.DataFrame:
     """``rows`` with ``columns``, and of ``some_have`` those in which a row has something."""
-    held = (name for name in some_have if name in rows.columns and rows[name].null_count() < rows.height)
-    return rows.select(*columns, *held)
+    return rows.select(
+        *columns,
+        *(name for name in some_have if name in rows.columns and rows[name].null_count() < rows.height),
+    )
 
 
 def write_part(storage: Storage, folder: str, rows: pl.DataFrame) -> Part:

@@ -401,8 +401,9 @@ class EvaluationQuestions:
             encoded = [self._words.encode(text) for text in some["instruction"]]
             for size, runs in runs_of(encoded, own):
                 held = runs.join(own[size], on="hash", how="semi")
-                rows = held.select(size=pl.lit(size, pl.Int64), hash="hash", row=some["row"].gather(held["text"]))
-                found.append(rows.unique())
+                found.append(
+                    held.select(size=pl.lit(size, pl.Int64), hash="hash", row=some["row"].gather(held["text"])).unique()
+                )
         least = max(COMMON_ROWS, int(COMMON_SHARE * pool.height) + 1)
         return pl.concat(found or [_NO_RUNS]).unique().group_by("size", "hash").len().filter(pl.col("len") >= least)
 
@@ -450,6 +451,11 @@ def shared_words(found: pl.DataFrame) -> list[str]:
 def remedy_of(found: pl.DataFrame) -> str:
     """What to do where ``found`` takes too much of a pool."""
     words = shared_words(found)
+    if 2 * found.filter(rule="equal").height > found.height:
+        return (
+            "most are word for word a question, under whatever system text: write what tells them apart into "
+            "`instruction`, or give another pool"
+        )
     return (
         f'most share the {len(words)} words "{shorten(" ".join(words), _SHOWN)}" with a question: set '
         f"evaluation.decontamination.overlap_words = {max(len(words) + 1, 5)} where these give none away, or give "

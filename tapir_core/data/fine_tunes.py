@@ -105,12 +105,13 @@ def _rows_of(record: Record, left_out: Counter[str], bad: list[str], models: set
             return
         if given and readers.role_of(asked[-1]) == "assistant":
             given = []  # it stands there already
-        defined = {name: each[name] for each in holders for name in readers.TOOL_FIELDS if each.get(name)}
+        names = (*readers.TOOL_FIELDS, "system", "source", "reference")
+        beside = {name: each[name] for each in holders for name in names if each.get(name)}
         # What is asked along with an answer of its own is context: an example, or a turn that nobody chose.
         turns, first = [*asked, *given], len(asked) + 1 if given else 1
         for place, turn in enumerate(turns[first - 1 :], start=first):
             if _is_learnt(turn, fields, left_out) or (place == len(turns) and readers.role_of(turn) != "assistant"):
-                yield readers.read_row({**defined, "messages": turns[:place]}, answers=True)
+                yield readers.read_row({**beside, "messages": turns[:place]}, answers=True)
     except BadRecordError as exc:
         bad.append(f"row {record.number}: {exc}")
 
@@ -153,7 +154,8 @@ def _given(fields: Fields, holders: Sequence[Fields], left_out: Counter[str]) ->
         if first and read_ending(str(first.get("finish_reason") or "stop")) not in (WHOLE, TOOL_CALLS):
             left_out[_BROKEN_OFF] += 1
             return [{"role": "assistant", "content": ""}]
-        given = [first["message"]] if "message" in first else []
+        is_told = isinstance(told := fields.get("output"), str) and bool(told.strip())
+        given = [first["message"]] if "message" in first else [{"role": "assistant", "content": told}] * is_told
     if not all(isinstance(each, dict) for each in given):
         raise BadRecordError("its answer is no message with a role and a text")
     return given

@@ -223,8 +223,9 @@ def instruction_records(path: str, columns: Names = NO_NAMES) -> Iterator[Record
     Raises:
         ConfigError: it cannot be read.
     """
-    fields = (*FIELDS, *_NOT_LEARNT, *_MASKED, *_ASIDE, *map(str.capitalize, _ASIDE))
-    return read_records(path, columns=columns, fields=fields)
+    return read_records(
+        path, columns=columns, fields=(*FIELDS, *_NOT_LEARNT, *_MASKED, *_ASIDE, *map(str.capitalize, _ASIDE))
+    )
 
 
 def read_pool(

@@ -142,8 +142,7 @@ def read_records(
         ConfigError: the file is missing, damaged, of an unknown format, lacks one of ``columns``, or has one twice.
             What only its end shows comes after the last record.
     """
-    wanted = _Wanted(path, columns, {*fields, *columns.values()} if fields else None, marks)
-    items = _items(path, tables, wanted)
+    items = _items(path, tables, _Wanted(path, columns, {*fields, *columns.values()} if fields else None, marks))
     return (Record(*each) for each in (_renamed(items, path, columns) if columns else items))
 
 

@@ -218,8 +218,9 @@ class _Counts:
 
     def _expand(self, number: int) -> Calls:
         """For each task type as many new instructions as it has too few seeds, of which a part passes the gates."""
-        scored = self.rows if self.config.verdict_round(number) is None else self.judged
-        seeds, easy = likely_parts(self.config, number, scored)
+        seeds, easy = likely_parts(
+            self.config, number, self.rows if self.config.verdict_round(number) is None else self.judged
+        )
         self.size = curriculum.size_round(self.config.examples(number), self.config.round(number).alpha or 0.0, easy)
         wanted = expected_shares(self.config, self.pool.natural_shares)
         natural, priors = self.pool.natural_shares or wanted, self.priors

@@ -214,7 +214,10 @@ class Vicuna(FastChat[VicunaBenchmark]):
     ) -> dict[str, dict[Order, Review]]:
         return {
             each.question_id: {
-                order: _review(judged.get((each.question_id, 1, _REVIEW, order), Judgment()))
+                order: None
+                if (said := judged.get((each.question_id, 1, _REVIEW, order), Judgment())).value is None
+                or said.baseline_value is None
+                else (said.value, said.baseline_value)
                 for order in _ORDERS[self.settings.orders]
             }
             for each in exchanges
@@ -393,10 +396,6 @@ def _ratings(
     """Question and turn → the rating."""
     turns = [(each.question_id, turn) for each in exchanges for turn in range(1, len(each.turns) + 1)]
     return {turn: judged.get((*turn, _SINGLE, _SINGLE), Judgment()).value for turn in turns}
-
-
-def _review(said: Judgment) -> Review:
-    return None if said.value is None or said.baseline_value is None else (said.value, said.baseline_value)
 
 
 def _mean_scores(reviews: Sequence[Review]) -> Review:

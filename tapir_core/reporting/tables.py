@@ -422,18 +422,6 @@ def _gated(found: types.GatedSummary | None) -> str:
     return formats.NOTHING if found is None else f"{formats.count(found.accepted)} / {formats.count(found.asked)}"
 
 
-def _alpha(found: types.MixtureSummary | None) -> str:
-    return (
-        formats.NOTHING
-        if found is None or found.alpha is None
-        else f"{formats.percent(found.alpha)} / {formats.percent(found.hard_share)}"
-    )
-
-
-def _failed(found: types.Score | None) -> str:
-    return formats.NOTHING if found is None else f"{formats.count(found.n)} / {formats.count(found.failed)}"
-
-
 def from_origin(origin: str, each: types.RoundSummary) -> str:
     """How many examples of an origin a round's mixture has."""
     return formats.count(each.mixture.origins.get(origin) if each.mixture else None)
@@ -444,7 +432,14 @@ def _score_rows(metric: str, split: str) -> tuple[OfRound, ...]:
     return (
         (name, lambda each: formats.accuracy(each.score(split, metric=metric))),
         ("  95 % interval", lambda each: formats.interval(each.score(split, metric=metric))),
-        ("  n / failed", lambda each: _failed(each.score(split, metric=metric))),
+        (
+            "  n / failed",
+            lambda each: (
+                formats.NOTHING
+                if (found := each.score(split, metric=metric)) is None
+                else f"{formats.count(found.n)} / {formats.count(found.failed)}"
+            ),
+        ),
     )
 
 
@@ -465,7 +460,14 @@ _ROUND_ROWS: tuple[OfRound, ...] = (
     ("  easy", partial(from_origin, "easy")),
     ("  asked for (N)", lambda each: formats.count(each.mixture.asked if each.mixture else None)),
     ("  short of N", lambda each: formats.count(each.mixture.missing if each.mixture else None)),
-    ("  α, asked for / got", lambda each: _alpha(each.mixture)),
+    (
+        "  α, asked for / got",
+        lambda each: (
+            formats.NOTHING
+            if (made := each.mixture) is None or made.alpha is None
+            else f"{formats.percent(made.alpha)} / {formats.percent(made.hard_share)}"
+        ),
+    ),
     *_score_rows(RETENTION, "test"),
     *_score_rows(RETENTION, "dev"),
     *_score_rows(ACCURACY, "test"),

@@ -201,6 +201,8 @@ TEACH = declare(
             **answering_fields(c),
             "answers_of": c.data.pool.answers_of,
             **several_fields(c),
+            # Whoever reads the answers takes the usable ones.
+            **({"refusals": True} if c.teacher.takes_refusals else {}),
         },
         files=lambda c, _: verifier_files(c, "filter") if several_fields(c) else [],
         asks="teacher",

@@ -141,10 +141,11 @@ def summarise(run: RunFolder) -> types.RunSummary:
         reader.tables(stages.usable_of(config)),
     )
     taught, left_out = reader.manifest(stages.TEACH.at()), {} if pool is None else pool.counts
-    usable = curriculum.split_usable(*of_pool) if of_pool else None
+    usable = curriculum.split_usable(*of_pool, refusals=config.teacher.takes_refusals) if of_pool else None
     examples = None if usable is None else usable.examples.select("instruction_id", "task_type")
-    found = (_round(reader, number, examples, labels) for number in config.students)
-    rounds = tuple(each for each in found if each.stages)
+    rounds = tuple(
+        each for each in (_round(reader, number, examples, labels) for number in config.students) if each.stages
+    )
     once = reader.summarise_stages((*stages.lines(stages.ONCE), stages.BENCHMARK_REPLIES.name), None)
     state = run_state.state_of(run, reader.seen)
     students = [each.number for each in rounds if each.scores is not None and each.number in config.round_numbers]

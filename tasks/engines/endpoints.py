@@ -218,8 +218,10 @@ class Endpoints:
             self._started.enter_context(logs.follow_log("stand-in", log))
         with supervisor.reserved_port(machine.LOOPBACK) as port:
             behaviour = {name: getattr(settings, name) for name in ("position_bias", "noise", "prefers", "logprobs")}
-            told = json.dumps([port, settings.latency_ms, behaviour])
-            argv = [sys.executable, "-m", "tapir_core.standin.server", told]
+            argv = [
+                *(sys.executable, "-m", "tapir_core.standin.server"),
+                json.dumps([port, settings.latency_ms, behaviour]),
+            ]
             env, url = keys.keyless_environment(), f"http://{machine.LOOPBACK}:{port}"
             child = supervisor.start_child(argv, env=env, log_path=log, name="stand-in")
             self._standins[settings] = child, url

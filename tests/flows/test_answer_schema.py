@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tapir_core import thoughts
 from tapir_core.calls import Answer
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError
@@ -84,6 +85,8 @@ def test_only_what_obeys_is_trained_on_and_the_student_is_asked_without(
         ('{"kg": "heavy"}', "failed:schema"),
         ("250 kg", "failed:schema"),
         (Call("weigh", {}).text, "stop"),
+        (thoughts.join("It is heavy.", '{"kg": 250}'), "stop"),
+        (thoughts.join("It is heavy.", '{"kg": "heavy"}'), "failed:schema"),
     ],
 )
 def test_what_obeys(text: str, ending: str) -> None:

@@ -9,10 +9,14 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.series import finish_trial, plan_trial
-from tapir_core.comparison.trial import METHODS, MORE, PLAIN, Gain, Tried, choose, gains_of, settings_of
+from tapir_core.comparison.trial import METHODS, MORE, PLAIN, Gain, Tried, choose, gains_of, method_config, settings_of
+from tapir_core.config import FileHeldout
 from tapir_core.config.load import load_config, replace_values, rounds_setting, spell_out_rounds, written
-from tapir_core.errors import BudgetReached, ConfigError
-from tapir_core.run_folder import RunFolder
+from tapir_core.errors import BudgetReached, ConfigError, EngineError
+from tapir_core.paths import training_file
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import StageAt
+from tapir_core.summary import RunReader
 from tests.run_builder import build_run
 from tests.students import make_checkpoint
 
@@ -66,12 +70,27 @@ def test_what_costs_no_more_is_better_where_it_gains_more_and_no_rival_where_it_
     assert chosen(tried(MORE, 0.6, usd=1.5), tried("prefer", 0.3, usd=1.005))[0] == MORE, "no more than 1 %"
 
 
+def test_a_rival_that_may_gain_more_by_a_usd_leaves_it_undecided() -> None:
+    gains = [
+        Gain(tried(PLAIN, 0.3)),
+        Gain(tried(MORE, 0.3), (0.01, 0.008, 0.012), more_usd=1.0),
+        Gain(tried("prefer", 0.3), (0.1, -0.005, 0.195), more_usd=1.0),
+    ]
+    assert choose(gains) == ("", "undecided by USD: the intervals overlap; shown to gain: prompts")
+    gains[2] = Gain(tried("prefer", 0.3), (0.001, -0.001, 0.002))
+    assert choose(gains)[0] == MORE, "one that costs nothing and gains less is no rival"
+
+
 def test_what_is_free_is_compared_by_the_hour_and_few_items_decide_nothing() -> None:
     free = [tried(MORE, 0.6, usd=1.0, hours=1.5), tried("prefer", 0.4, usd=1.0, hours=3.0)]
     assert chosen(*free) == (MORE, "prompts gains most by hour, beyond the intervals of all others")
     few = [tried(name, share, items=10, hours=2.0) for name, share in ((MORE, 0.5), ("prefer", 0.4))]
     few.insert(0, tried(PLAIN, 0.3, items=10))
     assert choose(gains_of(few, "a-test"))[0] == ""
+    three = [tried(PLAIN, 0.0, items=3), tried(MORE, 1.0, items=3, hours=2.0)]
+    assert [each.points for each in gains_of(three, "a-test")] == [None, None]
+    lacking = Tried(MORE, 2.0, 2.0, {str(each): 100.0 for each in range(80)})
+    assert gains_of([tried(PLAIN, 0.3, items=100), lacking], "a-test")[1].points is None, "a fifth of the marks"
     assert choose([Gain(tried(PLAIN, 0.3))])[0] == ""
 
 
@@ -84,7 +103,7 @@ def test_every_method_is_a_run_on_its_rows_and_a_second_start_only_reads(file: P
 
     def distil(run: RunFolder, _until: str | None) -> None:
         seen.append(run.ref.name)
-        assert run.config.budget.shared == "q-plan"
+        assert run.config.budget.shared == "q-plan90"
         assert run.config.budget.usd == 5.0
         finish(run)
 
@@ -97,6 +116,68 @@ def test_every_method_is_a_run_on_its_rows_and_a_second_start_only_reads(file: P
     hours = {each.tried.method: each.tried.hours for each in gains}
     assert hours[MORE] < 2 * hours[PLAIN], "labels and answers count alike, whoever asked"
     assert [each.points for each in again] == [each.points for each in gains]
+    run = RunFolder(RunRef(planned[MORE].run.root, planned[MORE].run.name))
+    was, trained = gains[1].tried.hours, RunReader(run).training(1)
+    run.storage.write_bytes(training_file(StageAt("train", 1).folder), json.dumps(trained | {"seconds": 7e5}).encode())
+    longer = finish_trial(planned, 4.0, distil, say=lambda _: None)[1].tried.hours - was
+    assert longer == pytest.approx((7e5 - trained.get("seconds", 0.0)) / 3600), "over all starts"
+
+
+@pytest.mark.slow
+def test_a_method_that_fails_is_left_out_and_tried_again_by_the_same_command(file: Path) -> None:
+    planned, _ = plan_trial(load_config(file), 90)
+    said: list[str] = []
+
+    def distil(run: RunFolder, _until: str | None) -> None:
+        if run.ref.name.endswith(fails):
+            raise EngineError("out of memory")
+        finish(run)
+
+    fails = "prefer"
+    gains = finish_trial(planned, 5.0, distil, say=said.append)
+    assert [each.tried.method for each in gains] == [PLAIN, MORE, "answers", "expansion"]
+    assert "method prefer is left out: out of memory. The same command tries it again." in said
+    fails = "nothing"
+    assert "prefer" in [each.tried.method for each in finish_trial(planned, 5.0, distil, say=said.append)]
+
+
+def test_without_plain_answers_there_is_no_trial(file: Path) -> None:
+    planned, _ = plan_trial(load_config(file), 90)
+
+    def distil(run: RunFolder, _until: str | None) -> None:
+        raise EngineError(run.ref.name)
+
+    with pytest.raises(EngineError, match="q-plan90-plain"):
+        finish_trial(planned, 5.0, distil, say=lambda _: None)
+
+
+def test_methods_are_compared_on_the_references_beside_a_judged_set(file: Path) -> None:
+    own = file.with_name("own rows.jsonl")
+    own.write_text('{"instruction": "Add 1 and 2.", "reference": "3"}')
+    given = [
+        f'data.heldout={{ type = "judged", references = "{own}" }}',
+        f'data.pool={{ type = "file", path = "{own}" }}',
+    ]
+    planned, _ = plan_trial(load_config(file, given), 90)
+    assert {each.data.heldout for each in planned.values()} == {FileHeldout(path=str(own))}
+
+
+def test_expansion_is_planned_for_the_whole_run_as_it_was_tried(file: Path) -> None:
+    config = load_config(file)
+    planned, _ = plan_trial(config, 90)
+    assert (planned["expansion"].data.pool.rows, planned["expansion"].round(1).examples) == (60, 90)
+    assert method_config(config, "expansion", 6000).round(1).examples == 9000
+    assert method_config(config, MORE, 6000).round(1).examples == "auto"
+
+
+def test_what_has_no_price_is_refused_before_anything_is_paid(file: Path) -> None:
+    given = 'judge.endpoint={ type = "openai", base_url = "https://judge.example/v1", model = "nobody-knows-it" }'
+    words = ["plan", str(file), "--set", given, "--trial", "90"]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, ConfigError)
+    assert "compared, and capped, by USD: judge.endpoint" in str(done.exception)
+    assert CliRunner().invoke(app, [*words, "--estimate"]).exit_code == 0
+    assert not (file.parent / "runs").exists()
 
 
 def test_the_trial_is_estimated_before_it_begins(file: Path) -> None:
@@ -123,7 +204,11 @@ def test_a_cap_that_the_user_gives_holds_over_the_one_of_the_first_start(file: P
         planned, _ = plan_trial(load_config(file, given), 90)
         with pytest.raises(BudgetReached):
             finish_trial(planned, usd, distil, say=lambda _: None)
-    assert seen == [(5.0, "q-plan"), (5.0, "q-plan"), (50.0, "all")]
+    assert seen == [(5.0, "q-plan90"), (5.0, "q-plan90"), (50.0, "all")]
+    other, _ = plan_trial(load_config(file), 120)
+    with pytest.raises(BudgetReached):
+        finish_trial(other, 9.0, distil, say=lambda _: None)
+    assert seen[-1] == (9.0, "q-plan120"), "another trial has another ledger"
 
 
 def test_more_answers_are_not_tried_where_the_pool_brings_all(file: Path) -> None:

@@ -113,6 +113,7 @@ VARIANTS: dict[str, list[str]] = {
     "several answers to a prompt": ["teacher.answers_per_prompt=3", "teacher.answering.temperature=0.7"],
     "several answers to a prompt: the best": ["teacher.answers_used=best", "judge.verifier=exact"],
     "several answers to a prompt: the likeliest": ["teacher.answers_used=likeliest"],
+    "refusals that are meant": ["teacher.takes_refusals=true"],
     "teacher answers by a schema": ['teacher.answer_schema={ type = "object" }', "curriculum.refine=false"],
     "teacher served by the run: calls of tools": ["teacher.endpoint.tool_parser=hermes"],
     "teacher served by the run: in fp16": ["teacher.endpoint.dtype=float16"],

@@ -165,9 +165,12 @@ def test_numeric(answer: str, reference: str, score: float | None) -> None:
         ('{"name": "Ada", "age": 3}', "name, age", 1.0),
         ('{"name": "Ada"}', '["name", "age"]', 0.0),
         ("[]", "name", 0.0),
+        ('{"kg": "nonsense"}', '{"kg": 250}', None),
+        ("[]", "true", None),
+        ("[]", "250", None),
     ],
 )
-def test_json_schema(answer: str, reference: str, score: float) -> None:
+def test_json_schema(answer: str, reference: str, score: float | None) -> None:
     assert verifiers.json_schema("", answer, reference) == score
 
 

@@ -213,3 +213,5 @@ def test_a_judge_that_is_the_teacher_is_said_to_be_beside_every_score(tmp_path: 
     run = build_run(tmp_path, until=StageAt("evaluate", -1), config=config)
     [who] = run.rows(StageAt("evaluate", -1))["judge"].unique()
     assert ("the teacher, which judges its own answers" in who) is (model == "m")
+    thinks = make_config(tmp_path, data=data, teacher={**teacher, "thinking": "keep"}, judge=judge)
+    assert thinks.judges_itself is (model == "m"), "kept thoughts make it nobody else"

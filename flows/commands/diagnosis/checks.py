@@ -289,7 +289,9 @@ def _nearest(root: str) -> Path:
 def server_parts(root: str) -> list[Check]:
     """Checks of what is on the server that stands; none where none stands."""
     looks: dict[str, Look] = {
-        "work pools": _look_at_pools,
+        "work pools": lambda client, root: _compare(
+            root, POOLS, {each.name: each.is_paused for each in client.read_work_pools()}
+        ),
         "deployments": _look_at_deployments,
         "workers": _look_at_workers,
         "automations": _look_at_automations,
@@ -327,10 +329,6 @@ def _ask_server(root: str, look: Look) -> Finding:
 
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
         return look(client, root)
-
-
-def _look_at_pools(client: "SyncPrefectClient", root: str) -> Finding:
-    return _compare(root, POOLS, {each.name: each.is_paused for each in client.read_work_pools()})
 
 
 def _look_at_deployments(client: "SyncPrefectClient", root: str) -> Finding:

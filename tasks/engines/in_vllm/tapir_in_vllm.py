@@ -27,8 +27,9 @@ class Guard:
         if scope["type"] == "lifespan" or scope["path"] == "/health" or hmac.compare_digest(given, self._expected):
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            headers = [(b"content-type", b"application/json")]
-            await send({"type": "http.response.start", "status": 401, "headers": headers})
+            await send(
+                {"type": "http.response.start", "status": 401, "headers": [(b"content-type", b"application/json")]}
+            )
             await send({"type": "http.response.body", "body": b'{"error": "the key is missing or wrong"}'})
         else:
             await send({"type": "websocket.close", "code": 1008})

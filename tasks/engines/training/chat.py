@@ -143,7 +143,8 @@ def _apply(tokenizer: Any, conversation: Conversation, **how: bool) -> str:
     thought, answer = thoughts.split(conversation[-1]["content"])
     if thought and messages[-1]["role"] == "assistant":
         # As a template that knows thoughts writes them; else they are text of the answer.
-        apart = [*messages[:-1], {**messages[-1], "content": answer, "reasoning_content": thought}]
+        said = tools.calls_in(answer)[0] if "tool_calls" in messages[-1] else answer
+        apart = [*messages[:-1], {**messages[-1], "content": said, "reasoning_content": thought}]
         text = str(tokenizer.apply_chat_template(apart, tools=[*defined] or None, tokenize=False, **how))
         if thought in text:
             return text

@@ -54,6 +54,7 @@ def test_what_is_answered_is_what_stands_in_a_file_of_thirty_lines(file: Path) -
     assert judged is not None
     assert (judged.answers, judged.test, judged.dev) == ("teacher", 60, 30)
     assert config.curriculum.types.names == ("Others",)
+    assert config.teacher.takes_refusals, "they belong to what is moved"
     rows = [json.loads(each)["messages"] for each in file.with_name("new.jsonl").read_text().splitlines()]
     assert len(rows) == ROWS
     blank = [each for each in rows if each[-1]["role"] == "user"]

@@ -144,3 +144,23 @@ def test_a_run_moves_to_s3_and_back_by_the_command_line(s3, run, tmp_path):
     assert run.ref.name in tapir("status", "--root", "s3://runs/all")
     tapir("move", f"s3://runs/all/{run.ref.name}", tmp_path / "back")
     assert RunFolder(RunRef(str(tmp_path / "back"), run.ref.name)).holds(StageAt("label")) is not None
+
+
+def test_an_unfinished_training_is_not_removed_with_the_original(run, tmp_path):
+    saved = tmp_path / "runs" / run.ref.name / "round_01/training/0123456789abcdef/optimizer.pt"
+    saved.parent.mkdir(parents=True)
+    saved.write_bytes(b"two days")
+    with pytest.raises(ConfigError, match=r"would lose round_01/training/.*optimizer\.pt, of a training that has not"):
+        move(run, tmp_path / "there", remove=True)
+    assert saved.exists()
+    move(run, tmp_path / "there")
+    assert saved.exists()
+
+
+def test_a_run_whose_folder_is_a_link_moves_whole(run, tmp_path):
+    place = tmp_path / "runs" / run.ref.name
+    place.rename(tmp_path / "disk")
+    place.symlink_to(tmp_path / "disk")
+    move(run, tmp_path / "there", remove=True)
+    assert not (tmp_path / "disk").exists()
+    assert RunFolder(RunRef(str(tmp_path / "there"), run.ref.name)).holds(StageAt("label")) is not None

@@ -226,6 +226,15 @@ def test_thoughts_before_an_answer_are_no_part_of_it(text: str, answer: str):
     assert read(completion(text)).outcome.text == answer
 
 
+def test_a_label_is_read_without_the_thoughts_that_answers_keep():
+    told, keeps = json.dumps(completion("<think>Task type: Code?</think>\n\nMath")), replace(PRICED, thinking="keep")
+    texts = [read_completion(told, keeps, replace(make_request("?"), role=role)).outcome.text for role in ROLES]
+    assert texts == ["Math", "<think>\nTask type: Code?\n</think>\n\nMath"]
+
+
+ROLES = ("label", "teach")
+
+
 def test_a_limit_that_thinking_used_up_has_its_own_remedy():
     hidden = completion("", finish_reason="length", reasoning="Let me see.")
     assert read(hidden).outcome.kind == "used_up"

@@ -153,3 +153,19 @@ def test_the_order_of_arrival_changes_nothing() -> None:
 
 def test_an_empty_pool_is_no_special_case() -> None:
     assert split_usable(make_pool(), make_teacher({}), make_labels({})).examples.height == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("I'm sorry, I can't help with that. I only answer questions about your parcels.", None),
+        ("The parcel was sent on Monday and should arrive on Friday at the latest.", None),
+        ("No. " * 200, "looped"),
+        ("Four.<|im_end|>", "control_token"),
+        ("", "empty"),
+    ],
+)
+def test_where_refusals_are_meant_they_and_unchanged_texts_are_usable(answer: str, reason: str | None) -> None:
+    asked = "Correct: The parcel was sent on Monday and should arrive on Friday at the latest."
+    assert unusable_reason(answer, "stop", asked, refusals=True) == reason
+    assert unusable_reason(answer, "stop", asked) is not None

@@ -222,3 +222,10 @@ def test_what_is_lost_is_told_with_the_words_and_a_setting_that_helps() -> None:
     assert loss_in_words(found.head(3), 20, "it").startswith(
         "3 of 20 instructions leave the pool, since they hold it; most"
     )
+
+
+def test_one_question_under_many_system_texts_is_told_as_that() -> None:
+    pool = pl.concat([make_pool("Summarise this mail.", system=f"The mail: {each}.") for each in GOODS[:4]])
+    found = make_questions("Summarise this mail.", benchmark=HELDOUT).find(pool)
+    with pytest.raises(ConfigError, match="most are word for word a question, under whatever system text: write"):
+        check_left(found, pool.height, "an evaluation question")

@@ -255,3 +255,14 @@ def test_lone_surrogates_in_calls_can_be_written(tmp_path: Path) -> None:
     call = [{"id": "a", "type": "function", "function": {"name": "weigh", "arguments": '{"of": "\\ud800"}'}}]
     found = read(tmp_path, {"messages": [*chat("Hot?"), said("assistant", None, tool_calls=call)]})
     assert found.write(tmp_path / "pool.jsonl", set()) == 1
+
+
+def test_what_stands_beside_a_conversation_counts_as_in_a_pool(tmp_path: Path) -> None:
+    beside = {"system": "Answer in French.", "source": "mails", "reference": "Oui."}
+    turns = [{"from": "human", "value": "Yes?"}, {"from": "gpt", "value": "Oui."}]
+    found = read(tmp_path, {**beside, "conversations": turns}, {"messages": chat("No?"), "output": "Non."})
+    assert pairs(found) == [("Yes?", "Oui."), ("No?", "Non.")]
+    [row, _] = found.rows
+    assert {name: getattr(row, name) for name in beside} == beside
+    logged = read(tmp_path, {"messages": chat("No?"), "output": [{"type": "message"}]})
+    assert pairs(logged) == [("No?", None)]

@@ -236,6 +236,17 @@ def test_a_thought_is_rendered_as_the_family_writes_it_or_stands_in_the_answer(f
     assert unlearnt(prompt, written, "It is four.") == (prompt, written), "without a thought all is learnt"
 
 
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_5_think"])
+@pytest.mark.parametrize("said", ["", "I weigh it.\n"])
+def test_a_call_behind_a_thought_is_rendered_once(folder: Path, family: str, said: str) -> None:
+    tokenizer, call = load_tokenizer(folder, trl_template(family)), tools.Call.of(CALLED).text
+    told = {"role": "assistant", "content": thoughts.join("I have to weigh it.", f"{said}{call}")}
+    [(_, written)] = render(tokenizer, [[*AS_TEXT[:3], told]])
+    assert (written.count("<tool_call>"), written.count("tapir")) == (1, 1)
+    assert written.index("I have to weigh it.") < written.index("</think>") < written.index("<tool_call>")
+    assert said.strip() in written
+
+
 @pytest.mark.parametrize(
     ("answer", "learnt"), [("It is four.\n", "It is four."), ("d", "d<|im_end|>"), ("\n\nFour", "Four")]
 )
