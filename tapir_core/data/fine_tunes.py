@@ -152,7 +152,8 @@ def _given(fields: Fields, holders: Sequence[Fields], left_out: Counter[str]) ->
         left_out[_FURTHER] += max(0, len(choices) - 1)
         first = choices[0] if choices and isinstance(choices[0], dict) else {}
         if first and read_ending(str(first.get("finish_reason") or "stop")) not in (WHOLE, TOOL_CALLS):
-            left_out[_BROKEN_OFF] += 1
+            # The empty turn in its place is counted as one that says nothing.
+            left_out.update({_BROKEN_OFF: 1, _SAID_NOTHING: -1})
             return [{"role": "assistant", "content": ""}]
         is_told = isinstance(told := fields.get("output"), str) and bool(told.strip())
         given = [first["message"]] if "message" in first else [{"role": "assistant", "content": told}] * is_told

@@ -533,7 +533,7 @@ def _layouts(fields: Fields) -> dict[str, _Asked]:
             given = next((fields[each] for each in TOOL_FIELDS if not _is_absent(fields.get(each))), None)
             defined = tools.definitions(given)
         except ValueError as exc:
-            raise BadRecordError(str(exc)) from exc
+            raise BadRecordError(f"`tools`: {exc}") from exc
         found = {name: _read_turns(name, turns, defined) for name, turns in talks.items()}
     instruction, context = _text(fields, "instruction"), _text(fields, "input")
     if instruction is not None or not found:

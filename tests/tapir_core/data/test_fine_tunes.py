@@ -196,6 +196,7 @@ def test_a_completion_that_was_cut_off_is_no_answer(tmp_path: Path, reason: str)
     found = read(tmp_path, cut, {"messages": chat("Cold?", "No.")})
     assert pairs(found) == [("Cold?", "No.")]
     assert [count for what, count in found.left_out.items() if "cut off" in what] == [1]
+    assert not any("without text" in what for what in found.left_out), "counted once"
 
 
 @pytest.mark.parametrize("kind", ["pair", "completion"])

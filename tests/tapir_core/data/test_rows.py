@@ -111,6 +111,8 @@ def test_a_lone_surrogate_becomes_a_text_that_can_be_written() -> None:
         ({"messages": {"role": "user"}}, "`messages` is no list of turns"),
         ({"messages": {"role": ["user"], "content": []}}, "`messages` is no list of turns, and no object of lists of"),
         ({"messages": []}, "the instruction is empty"),
+        ({"messages": turns(("user", "A?")), "tools": "None"}, "`tools`: Expecting value"),
+        ({"messages": turns(("user", "A?")), "tools": "[{'type': 'function'}]"}, "`tools`: Expecting property name"),
         ({"messages": ["A?"]}, "`messages`: turn 1 is str, and no object with a role and a text"),
         (
             {"messages": turns(("assistant", "B."), ("user", "A?"))},
