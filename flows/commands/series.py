@@ -111,11 +111,13 @@ def plan(
     """`tapir plan`."""
     settings, gpus = load.load_config(config, overrides or []), len(machine.gpu_memory())
     planned, lacking = series.plan_trial(settings, rows)
-    there = estimate_run(trial.method_config(settings, trial.PLAIN), source=trial.PLAIN, gpus=gpus).pool_rows
-    if rows > there:
+    plain = estimate_run(trial.method_config(settings, trial.PLAIN), source=trial.PLAIN, gpus=gpus)
+    if rows > (there := plain.pool_rows):
         raise ConfigError(f"--trial {rows}: the pool has {there} instructions; give at most so many, or a larger pool")
     whole = {
-        method: estimate_run(trial.method_config(settings, method, there), source=method, gpus=gpus)
+        method: plain
+        if method == trial.PLAIN
+        else estimate_run(trial.method_config(settings, method, there), source=method, gpus=gpus)
         for method in planned
     }
     trials = {method: estimate_run(each, source=method, gpus=gpus) for method, each in planned.items()}
