@@ -164,6 +164,8 @@ def main() -> None:
         code = app(standalone_mode=False) or 0
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
+    except PermissionError as error:
+        code = say(f"error: {error.filename}: {error.strerror}; allow it, or name another path", style="red") or 2
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise

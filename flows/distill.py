@@ -143,13 +143,16 @@ def round_flow(ref: RunRef, number: int, until: str | None = None) -> dict[str, 
 
 
 @project_flow("retry-judge", run_name="{ref.name}")
-def retry_judge(ref: RunRef, stages: list[StageAt], also_terminal: bool = False) -> list[dict[str, int | str]]:
+def retry_judge(
+    ref: RunRef, stages: list[StageAt], also_terminal: bool = False, whole: bool = True
+) -> list[dict[str, int | str]]:
     """Ask again for the missing verdicts of judging ``stages``, in their order; the counts before and after, by stage.
 
-    One whose answers are of another student by then, for its round was judged anew, is left to the run.
+    One whose answers are of another student by then, for its round was judged anew, is left to the run. ``whole``: the
+    run is to go on to its end, also by itself where the judge is away.
     """
     run, asked = RunFolder(ref), [each for at in stages for each in (run_state.judged_at(at), at)]
-    with tell_gaps(ref), live_spend(ref, asked):
+    with tell_gaps(ref, whole=whole), live_spend(ref, asked):
         return [_retry_stage(run, at, also_terminal) for at in stages if run.holds(run_state.judged_at(at)) is not None]
 
 

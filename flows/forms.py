@@ -232,6 +232,7 @@ def retry_judge_from_form(
     round_number: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Round")] = 0,
     also_terminal: Annotated[bool, shown("Ask unscored verdicts too")] = False,
     go_on: Annotated[bool, shown("Continue the run")] = False,
+    only_if_stopped: Annotated[bool, shown("Only if it stands stopped")] = False,
 ) -> str:
     """Ask the judge again for the verdicts that a run went on without.
 
@@ -240,8 +241,11 @@ def retry_judge_from_form(
         round_number: One round. 0: all that are judged.
         also_terminal: Forget the replies of unscored verdicts (refused, no scores in the reply) and pay for them anew.
         go_on: Redo the stages that the new verdicts change, and go on to the run's end. Off: they are only named.
+        only_if_stopped: Do nothing where its last start did not end with an error, or was followed by another.
     """
     ref, say, told = RunRef(driver.worker_root(), run), get_run_logger().info, list[str]()
+    if only_if_stopped and not RunFolder(ref).error:
+        return f"Run {run!r} does not stand stopped any more; nothing was done."
     summary = whole_run.retry_run(
         ref, round_number or None, _do, told.append, say=say, also_terminal=also_terminal, go_on=go_on
     )

@@ -44,7 +44,8 @@ from tasks.engines.logs import told_to
 from tasks.runtime import current, runtimes
 
 GO_ON = (
-    "Retry goes on where it stopped, and so does a new start under the same name; what is stored is not asked again."
+    "Retry goes on where it stopped, and so does a new start under the same name with the same fields, the budget too; "
+    "what is stored is not asked again."
 )
 
 GRACE_SECONDS = 120.0

@@ -121,21 +121,22 @@ def retry_run(
     distil = partial(do, "distil")
     with hold_known_run(ref, say=say) as run:
         again = run_state.stages_to_retry(run, number, also_terminal=also_terminal)
-        for each in do("judge", run, again, also_terminal) if again else ():
+        for each in do("judge", run, again, also_terminal, go_on) if again else ():
             tell(
                 f"{each['stage']}: {each['missing_before']} verdicts missing before, {each['missing_after']} now; "
                 f"{each['unscored_before']} unscored before, {each['unscored_after']} now."
             )
         changed = run_state.changed_stages(run)
         if go_on and (changed or not is_done(run, None)):
-            say("going on with the run")
+            without = "; if it is interrupted, go on without --also terminal, which would ask and pay again"
+            say(f"going on with the run{without if also_terminal and again else ''}")
             distil(run, None)
         nothing = sentences.nothing_to_retry(also_terminal=also_terminal)
         tell(sentences.changes(changed, redone=go_on) if again or changed else nothing)
         if changed and not go_on:
             tell(
-                f"Redo them with `tapir retry-judge {ref.name} --continue` (in the UI: Continue the run), or with the "
-                "run's own command."
+                f"Redo them with `tapir retry-judge {ref.name} --root {ref.root} --continue` (in the UI: Continue the "
+                "run), or with the run's own command."
             )
     if go_on:
         drive_baseline(run, distil, say=say)

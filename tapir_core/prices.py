@@ -8,6 +8,7 @@ cached ones. There are no prices of embeddings, images and sound.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 from tapir_core.calls.types import Priced, is_local
@@ -63,8 +64,11 @@ def _(endpoint: OpenAIEndpoint) -> Price | UnknownPrice:
         return UnknownPrice("only one of the two prices is set", _remedy(endpoint))
     found = [_price_at(endpoint, address) for address in endpoint.base_urls]
     unknown = [each for each in found if isinstance(each, UnknownPrice)]
-    known = [each for each in found if isinstance(each, Price)]
-    return unknown[0] if unknown else max(known, key=lambda price: price.usd(1, 1))
+    return (
+        unknown[0]
+        if unknown
+        else max((each for each in found if isinstance(each, Price)), key=lambda price: price.usd(1, 1))
+    )
 
 
 def missing_prices(config: RunConfig) -> list[str]:
@@ -84,13 +88,22 @@ def _price_at(endpoint: OpenAIEndpoint, address: str) -> Price | UnknownPrice:
         return Price("a local address costs nothing")
     from genai_prices import Usage, calc_price  # its table of models takes a moment to load
 
-    usage = Usage(input_tokens=_PROBE_TOKENS, output_tokens=_PROBE_TOKENS)
+    usage, now = Usage(input_tokens=_PROBE_TOKENS, output_tokens=_PROBE_TOKENS), datetime.now(UTC)
     try:
-        found = calc_price(usage, endpoint.model, provider_api_url=address)
+        # Some prices go by the hour of the day: at the highest one a cap is kept.
+        found = max(
+            (
+                calc_price(usage, endpoint.model, provider_api_url=address, genai_request_timestamp=at)
+                for at in (now - timedelta(hours=ago) for ago in range(24))
+            ),
+            key=lambda each: each.total_price,
+        )
     except LookupError:
         return UnknownPrice(
             f"genai-prices knows no price of {endpoint.model!r} at {urlsplit(address).hostname}", _remedy(endpoint)
         )
+    if found.total_price != found.input_price + found.output_price:
+        return UnknownPrice(f"genai-prices lists {found.model.id!r} with a price of each request", _remedy(endpoint))
     if not found.total_price:
         return UnknownPrice(f"genai-prices lists {found.model.id!r} without a price", _remedy(endpoint))
     per_million = 1e6 / _PROBE_TOKENS

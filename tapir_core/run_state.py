@@ -278,7 +278,7 @@ def stages_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) 
         rounds = sorted({at.number for at in judged} - paths.OF_NO_ROUND.keys())
         raise errors.ConfigError(
             f"--round {number}: run {run.ref.name!r} has not judged that round (judged: {rounds or 'none'}); "
-            f"see `tapir status {run.ref.name}`"
+            f"see `tapir status {run.ref.name} --root {run.ref.root}`"
         )
     gaps = {at: count_gaps(run, at) for at in judged if number in (None, at.round)}
     return [at for at, found in gaps.items() if found.missing or (also_terminal and found.unscored)]
@@ -339,13 +339,14 @@ def find_student(run: RunFolder, which: str, *, others: Sequence[str] = ()) -> i
     number = state_of(run).best if which == "best" else students.get(which)
     if number is None or number not in students.values():
         why = (
-            f" yet: it takes a dev split, and a round that is scored (`tapir evaluate {run.ref.name}` scores)"
+            " yet: it takes a dev split, and a round that is scored "
+            f"(`tapir evaluate {run.ref.name} --root {run.ref.root}` scores)"
             if which == "best"
             else ""
         )
         raise errors.ConfigError(
             f"--round {which}: run {run.ref.name!r} has no such student{why}; it has "
-            f"{', '.join([*others, *students]) or 'none'}; see `tapir status {run.ref.name}`"
+            f"{', '.join([*others, *students]) or 'none'}; see `tapir status {run.ref.name} --root {run.ref.root}`"
         )
     return number
 

@@ -18,7 +18,7 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
 
-_STATED = re.compile(r"\banswer:(.*)", re.IGNORECASE)
+_STATED = re.compile(r"\banswer[*_ ]*:(.*)", re.IGNORECASE)
 _WHOLE_RESULT = re.compile(r"[+-]?(?:(?!0)\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
 """A number that is all of a result."""
 _QUOTES = ("`", '"', "'")
@@ -30,7 +30,13 @@ _NUMBER = re.compile(
 """Digits in groups, with a decimal comma, or neither; lakhs have groups of two."""
 _BETWEEN = re.compile(r"(?<!\b0),(?=\d{3}(?!\d)|\d\d,)|[_\s]")
 """What groups the digits of a number."""
-_FENCED = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)^[ \t]*(?:```|~~~)", re.DOTALL | re.MULTILINE)
+_EXPONENT = re.compile(r"(?<=[A-Za-z])\^\{?-?\d+\}?")
+"""Of a unit."""
+_FENCED, _PYTHON = (
+    re.compile(rf"^[ \t]*(?:```|~~~){said}[^\n]*\n(.*?)^[ \t]*(?:```|~~~)", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+    for said in ("", r"[ \t]*py")
+)
+"""Any fenced block, and one that says it is Python."""
 
 
 def final_result(response: str) -> str:
@@ -72,10 +78,10 @@ def numeric(_instruction: str, answer: str, reference: str | None) -> float | No
     """1 where the last number of the answer's final result is that of the reference, to a millionth of it.
 
     ``1,234.50``, ``3,14``, ``3/4`` and ``1.2e3`` are numbers, ``75%`` is 0.75; units and other words around are
-    ignored.
+    ignored. A reference that ends in several numbers, such as a date or ``2 1/2``, is none.
     """
-    wanted = _last_number(reference or "")
-    if wanted is None:
+    stated = final_result(reference or "")
+    if (wanted := _last_number(stated)) is None or len(_NUMBER.findall(_EXPONENT.sub("", stated))) > 1:
         return None
     found = _last_number(final_result(answer))
     return float(found is not None and math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-12))
@@ -103,14 +109,15 @@ def json_schema(_instruction: str, answer: str, reference: str | None) -> float 
 
 
 def python_tests(_instruction: str, answer: str, reference: str | None, *, seconds: float = 5.0) -> float | None:
-    """1 where the tests in the reference (Python, such as ``assert`` lines) pass after the answer's fenced code.
+    """1 where the tests in the reference (Python, such as ``assert`` lines) pass after the answer's fenced code: the
+    blocks that say they are Python, else all.
 
     They run in a Python of their own under the limits of the verifier's process, for at most so many seconds.
     """
     if reference is None:
         return None
     # A program that ends itself early is told from one whose tests were reached.
-    passed, code = secrets.token_hex(8), "\n".join(_FENCED.findall(answer) or [answer])
+    passed, code = secrets.token_hex(8), "\n".join(_PYTHON.findall(answer) or _FENCED.findall(answer) or [answer])
     program = f"{code}\n\n{reference}\n\nprint('\\n{passed}')\n"
     try:
         done = subprocess.run([sys.executable, "-I", "-"], input=program.encode(), capture_output=True, timeout=seconds)
@@ -120,7 +127,8 @@ def python_tests(_instruction: str, answer: str, reference: str | None, *, secon
 
 
 def _last_number(text: str) -> float | None:
-    bare = _BETWEEN.sub("", (_NUMBER.findall(text.replace("\N{MINUS SIGN}", "-")) or [""])[-1]).replace(",", ".")
+    plain = _EXPONENT.sub("", text.replace("\N{MINUS SIGN}", "-"))
+    bare = _BETWEEN.sub("", (_NUMBER.findall(plain) or [""])[-1]).replace(",", ".")
     try:
         return float(Fraction(bare.removesuffix("%"))) / (100 if bare.endswith("%") else 1)
     except (ZeroDivisionError, OverflowError, ValueError):

@@ -202,8 +202,9 @@ def shard_task(
             progress = current(run).progress
             with progress.attempt(at, piece.index):
                 current(run).check_stop(at)
-                rows = plan(run, at)[piece.start : piece.stop] if plan else _rows_of(run, at, after)
-                worked = function(run, at, rows)
+                worked = function(
+                    run, at, plan(run, at)[piece.start : piece.stop] if plan else _rows_of(run, at, after)
+                )
                 part = write_part(run.storage, at.folder, in_columns(worked.rows, stage.columns, stage.some_have))
                 if worked.missing and (why := progress.given_up.get(stage.asks)):
                     raise ConfigError(why)

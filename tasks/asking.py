@@ -296,8 +296,11 @@ def answer_rows(
         if isinstance(outcome, calls.Answer) or not outcome.retryable
     ]
     frame = pl.DataFrame(rows, schema=ANSWER.columns, orient="row")
-    failed = {f"failed_{kind}": count for kind, count in failures_by_kind(outcomes, retryable=False).items()}
-    counts = {**count_paid(outcomes), **failed, **count_timed(outcomes, by)}
+    counts = {
+        **count_paid(outcomes),
+        **{f"failed_{kind}": count for kind, count in failures_by_kind(outcomes, retryable=False).items()},
+        **count_timed(outcomes, by),
+    }
     return worked(frame, counts, asked, list(map(counts_as, outcomes)))
 
 

@@ -28,6 +28,7 @@ from typing import Any
 import polars as pl
 from prefect import states
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from sqlalchemy.exc import SQLAlchemyError
 
 from tapir_core import errors, leases, paths, randomness, run_files, sources, storage
 from tapir_core.calls import store_url
@@ -132,6 +133,9 @@ def make_student(
             next_told = time.monotonic() + _TOLD_SECONDS
             logs.tell(INFO, f"training: {progress.in_words()}")
             check_wanted(run, at, key)
+            with suppress(SQLAlchemyError):  # a database that is away ends no training
+                if (held := lease.holding()) and held.token != lease.token:
+                    _check_right(run, at, lease, key)
 
     with _gpus(run, at):
         summary = launch.train_student(job, on_progress=tell_and_go_on, meet=meet)

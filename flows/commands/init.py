@@ -20,7 +20,7 @@ import typer
 from flows.commands.terminal import console, print_lines
 from tapir_core import installation, sources
 from tapir_core.calls.types import is_local
-from tapir_core.config import EMBEDDED_STUDENT, DataConfig, FilePool, load
+from tapir_core.config import EMBEDDED_STUDENT, DataConfig, FilePool, check_web_address, load
 from tapir_core.config.student import PRESETS, shipped
 from tapir_core.data.records import UnknownLayout
 from tapir_core.errors import ConfigError, MissingPrerequisite
@@ -228,9 +228,10 @@ def ask(own: Asked, student: str | None, teacher: str | None, address: str | Non
 
 
 def _address(given: str) -> str:
-    if not (urlsplit(given).hostname and given.startswith(("http://", "https://"))):
-        raise ConfigError(f"--address {given}: an address begins with http:// or https://")
-    return given
+    try:
+        return check_web_address(given)
+    except ValueError as wrong:  # which says nothing of what may be secret
+        raise ConfigError(f"--address: {wrong}") from wrong
 
 
 def _affordable(asked: Asked, usd: float) -> float:

@@ -7,7 +7,7 @@ or written. Both orders are asked whatever `judge.orders` says, because a check 
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -61,7 +61,12 @@ class CheckedJudge:
             "judge": self.judge,
             "word": self.check.word,
             "objections": [reason for _, reason in self.check.objections],
-            **asdict(self.check, dict_factory=_told),
+            **asdict(
+                self.check,
+                dict_factory=lambda fields: {
+                    "why" if name == "note" else name: value for name, value in fields if name not in ("failed", "p")
+                },
+            ),
             "cost": self.cost,
             "pairs": [
                 {
@@ -74,11 +79,6 @@ class CheckedJudge:
                 for result in self.results
             ],
         }
-
-
-def _told(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A part of the check by the names that the output has for its fields."""
-    return {"why" if name == "note" else name: value for name, value in fields if name not in ("failed", "p")}
 
 
 class _NoRun(run_folder.RunFolder):
@@ -120,10 +120,15 @@ def check_judges(config: RunConfig, *, pairs: int, say: Callable[[str], None]) -
     """Ask every judge of ``config`` about ``pairs`` pairs of each kind, and about hostile cases (`build_pairs`).
 
     Raises:
+        ConfigError: no judge is asked.
         MissingPrerequisite: a key is not set, or nothing answers at an address.
         BudgetReached: a cap was reached first.
         IncompleteBatch: more replies of a judge are missing than `calls.max_missing_share` accepts.
     """
+    if not config.judge.endpoints:
+        raise errors.ConfigError(
+            "judge.verifier.only: value true: no judge is asked; leave it out to check judge.endpoint"
+        )
     drawn = build_pairs(pairs, randomness.derive_rng(_SEED, _NAME))
     balanced = judging.mode_of(config.judge).is_balanced()
     checked = _NoRun(_as_checked(config))
@@ -161,7 +166,19 @@ def _check(
     settings, role = runtime.config.judge, runtime.judges[name]
     say(f"asking {name} about {len(pairs)} pairs")
     prompt = prompts.load_prompt(settings.asked_as.prompt, runtime.config.run.prompts)
-    texts = render_texts(settings, prompt, map(_as_row, pairs))
+    rows: Iterator[dict[str, Any]] = (
+        # A pair as a round's judge sees one: the better answer in the teacher's place.
+        {
+            "instruction_id": pair.id,
+            "instruction": pair.instruction,
+            "system": None,
+            "reference": None,
+            "teacher": pair.better,
+            "student": pair.other,
+        }
+        for pair in pairs
+    )
+    texts = render_texts(settings, prompt, rows)
     replies = ask_judge(runtime, role, prompt, texts, _saying(say, len(texts)))
     _refuse_gaps(runtime.config, [each.outcome for each in replies.values()])
     found = read_verdicts(judging.mode_of(settings), replies, name, missing=True)
@@ -170,18 +187,6 @@ def _check(
     judge = {"model": role.identity.model, "identity": role.identity.identity, "mode": settings.mode}
     check = summarise_check(results, balanced=balanced)
     return CheckedJudge(name, judge, check, results, counts_of(list(replies.values())))
-
-
-def _as_row(pair: CheckPair) -> dict[str, Any]:
-    """A pair as a round's judge sees one: the better answer in the teacher's place."""
-    return {
-        "instruction_id": pair.id,
-        "instruction": pair.instruction,
-        "system": None,
-        "reference": None,
-        "teacher": pair.better,
-        "student": pair.other,
-    }
 
 
 def _saying(say: Callable[[str], None], texts: int) -> Watch:

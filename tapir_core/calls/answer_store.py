@@ -180,5 +180,4 @@ def run_key(config: RunConfig) -> str:
     root = config.run.root
     # With a database of their own, machines may have other links to one folder; a file of the root is one by any name.
     here = os.path.realpath if config.calls.store_url is None else os.path.abspath
-    place = root.rstrip("/") if "://" in root else here(root)
-    return f"{place}/{config.run.name}"
+    return f"{root.rstrip('/') if '://' in root else here(root)}/{config.run.name}"

@@ -131,8 +131,9 @@ class BatchClient(Client):
         asked: dict[str, object] = {"limit": 100}
         oldest = (batch.created - _CLOCKS_APART).replace(tzinfo=UTC).timestamp()
         while True:
-            found = self._repeating.get("/batches", cast_to=Response, options={"params": asked})
-            page = self._read(await self.get(found))
+            page = self._read(
+                await self.get(self._repeating.get("/batches", cast_to=Response, options={"params": asked}))
+            )
             shown = [Batch.construct(**each) for each in page.get("data") or [] if isinstance(each, dict)]
             for each in shown:
                 if (each.metadata or {}).get(_TAG) == batch.tag or each.input_file_id == batch.input_file_id:

@@ -318,8 +318,7 @@ class Line:
         began, begun = clock(), self._stopwatch.begin()
         try:
             # Opens new connections if the address has left since.
-            reply = await address.client(endpoint).send(request)
-            self._books.settle(attempt, reply)
+            self._books.settle(attempt, reply := await address.client(endpoint).send(request))
         except asyncio.CancelledError:
             if self._given_up and not self._last_word.cost_unknown:
                 self._books.settle(attempt, self._last_word)

@@ -162,8 +162,7 @@ def book(
     No cap may be exceeded, and nothing is sent for the lists in ``lost``, which another process has by now.
     ``repeated`` says that this may have been committed before.
     """
-    perhaps_known = [each.id for each, _ in wanted] if repeated else []
-    known = read_known(connection, perhaps_known, attempts.c.id)
+    known = read_known(connection, [each.id for each, _ in wanted] if repeated else [], attempts.c.id)
     spent_by, unknown_of = cache(partial(read_spend, connection)), cache(partial(read_unknown, connection))
     for name, run in sorted({(budget.shared, attempt.run) for attempt, budget in wanted if budget.shared}):
         _share(connection, name, run)

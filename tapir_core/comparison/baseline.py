@@ -181,6 +181,8 @@ def _compared(found: Baseline, run: RunFolder, beside: RunFolder) -> Baseline:
             found,
             why=f"{lacking} of {len(pairs)} instructions lack an answer or a verdict of one, more than {accepted:.0%}",
         )
+    if len(differences) < statistics.FEWEST_ROWS:
+        return replace(found, why=f"{len(differences)} instructions are too few for an interval")
     seed = run.config.run.seed
     return replace(
         found,

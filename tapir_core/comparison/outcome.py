@@ -27,7 +27,18 @@ from tapir_core.config import RunConfig, StandinEndpoint, load, presets
 from tapir_core.data.dataset import TRAIN_AGAIN, read_json
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import BENCHMARK, HELDOUT, LABEL, MIX, TRAIN, graded_of, plan, settings_of, used_files
+from tapir_core.stages import (
+    BENCHMARK,
+    HELDOUT,
+    JUDGE_HELDOUT,
+    LABEL,
+    MIX,
+    TRAIN,
+    graded_of,
+    plan,
+    settings_of,
+    used_files,
+)
 from tapir_core.summary import summarise
 from tapir_core.summary.types import ROLES, RunSummary, StageSummary, Usage
 
@@ -207,14 +218,14 @@ def read_trainings(run: RunFolder) -> dict[int, Training]:
 
 
 def recipe_stages(summary: RunSummary, config: RunConfig) -> list[StageSummary]:
-    """The stages that make the students of a run, without the benchmarks that measure them.
+    """The stages that make the students of a run, without the benchmarks and verdicts that measure them.
 
     Mixtures drawn from the pool at random, in its own shares, take no labels: those serve the figures by task type.
     """
     goes_by_type = config.curriculum.target_shares != "natural" or any(
         config.round(number).alpha for number in config.round_numbers
     )
-    serving = {stage.name for stage in (BENCHMARK if goes_by_type else (*BENCHMARK, LABEL))}
+    serving = {stage.name for stage in (*BENCHMARK, JUDGE_HELDOUT, *(() if goes_by_type else (LABEL,)))}
     return [stage for stage in summary.all_stages if stage.name not in serving]
 
 

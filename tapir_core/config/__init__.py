@@ -7,6 +7,7 @@ from tapir_core.config._base import (
     Later,
     Section,
     by_kind,
+    check_web_address,
     environment_name,
     matching,
     problems,

@@ -304,7 +304,7 @@ def check_web_address(address: Any) -> str:
             "carries a user, a password or a query (the value is not shown); keep keys out of addresses: "
             "export them in an environment variable and name it in `api_key_env`"
         )
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError('is no web address; write it as "http://host:port/v1"')
     if parts.path.rstrip("/").endswith("/completions"):
         raise ValueError("names a method; write the address up to and with `/v1`")

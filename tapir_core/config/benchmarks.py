@@ -180,8 +180,7 @@ class JudgedBenchmark(AskedBenchmark, ABC):
     @property
     def judging_in_words(self) -> str:
         """How its judge is asked."""
-        asked = f", {self.logprobs_asked} log-probabilities" if self.logprobs_asked else ""
-        return f"{self.sampling.in_words}{asked}"
+        return self.sampling.in_words + (f", {self.logprobs_asked} log-probabilities" if self.logprobs_asked else "")
 
     @property
     def baseline_file(self) -> str | None:

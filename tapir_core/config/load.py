@@ -89,8 +89,9 @@ def spell_out_rounds(config: RunConfig) -> RunConfig:
     """The same with an entry for each round, so that one can be changed without touching those after it."""
     rounds = {str(number): config.round(number) for number in config.round_numbers}
     # What counts as set is written, and every field of an entry is to be.
-    spelled = {name: entry.model_copy(update=dict(entry)) for name, entry in rounds.items()}
-    return config.model_copy(update={"rounds": spelled})
+    return config.model_copy(
+        update={"rounds": {name: entry.model_copy(update=dict(entry)) for name, entry in rounds.items()}}
+    )
 
 
 def validated(root: type[AnySection], table: Table, source: str, overrides: Sequence[str] = ()) -> AnySection:
@@ -179,7 +180,7 @@ def _extended(table: Table, folder: Path, overrides: Sequence[str]) -> Table:
     preset = read_toml(path)
     if "extends" in preset:
         raise errors.ConfigError(f"extends: value {name!r}: {path} extends another one, and one level is the limit")
-    own_adapters = "lora" in table.get("training", {}) or any(each.startswith("training.lora") for each in overrides)
+    own_adapters = "'lora'" in str(table.get("training")) or any(each.startswith("training.lora") for each in overrides)
     if own_adapters and "lora" not in preset.get("training", {}):
         for section in (preset.get("basic_tuning", {}), *preset.get("rounds", {}).values()):
             section.pop("learning_rate", None)
@@ -276,5 +277,6 @@ def _read_value(text: str) -> Any:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
-    is_value = len(parsed) == 1 and isinstance(parsed["value"], str | int | float | list | dict)
-    return parsed["value"] if is_value else text
+    return (
+        parsed["value"] if len(parsed) == 1 and isinstance(parsed["value"], str | int | float | list | dict) else text
+    )

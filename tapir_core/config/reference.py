@@ -64,8 +64,9 @@ class Description:
         """What the field may hold: each kind or form of it."""
         if "$ref" in field:
             return [self.root["$defs"][field["$ref"].rpartition("/")[2]]]
-        several = field.get("anyOf") or field.get("oneOf") or []
-        return [option for each in several for option in self.options(each)] or [field]
+        return [option for each in field.get("anyOf") or field.get("oneOf") or [] for option in self.options(each)] or [
+            field
+        ]
 
     def kinds(self, field: Schema) -> dict[str, Schema]:
         """The kinds that the field may be, by their `type`."""

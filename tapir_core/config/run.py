@@ -357,8 +357,8 @@ class RunConfig(Section):
             }
         if fields.get("alpha") is None:
             scheduled = self.curriculum.alpha_start + (number - 1) * self.curriculum.alpha_step
-            has_easy = not fields.get("objective", Imitate()).reads_answers
-            fields["alpha"] = min(1.0, round(scheduled, 9)) if has_easy else 1.0
+            # What learns from answers has no easy part.
+            fields["alpha"] = 1.0 if fields.get("objective", Imitate()).reads_answers else min(1.0, round(scheduled, 9))
         fields.setdefault("epochs", fields.get("objective", Imitate()).epochs)
         return RoundConfig.model_validate(fields)
 

@@ -96,5 +96,4 @@ def _is_one_line(text: str) -> bool:
 
 def _is_copy(text: str, asked: str) -> bool:
     words, given = (re.findall(r"\w+", each.casefold()) for each in (text, asked))
-    is_long = len(words) >= max(_COPIED_WORDS, len(given) / 2)
-    return is_long and f" {' '.join(words)} " in f" {' '.join(given)} "
+    return len(words) >= max(_COPIED_WORDS, len(given) / 2) and f" {' '.join(words)} " in f" {' '.join(given)} "

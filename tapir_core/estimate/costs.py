@@ -186,8 +186,7 @@ class Costs:
         calls, tokens = line.work.paid, line.prompt_tokens + line.completion_tokens
         endpoint, student = line.endpoint, self.config.student.engine
         servers = max(1, len(endpoint.base_urls)) if endpoint else 1
-        in_flight = (self.config.calls.concurrency if endpoint else student.concurrency) * servers
-        at_once = max(1.0, min(in_flight, calls))
+        at_once = max(1.0, min((self.config.calls.concurrency if endpoint else student.concurrency) * servers, calls))
         each_takes = {"requests_per_minute": 1.0, "tokens_per_minute": tokens}
         is_ours = endpoint is None and student.served_by != "others"
         slowest: list[float] = [

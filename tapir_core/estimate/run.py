@@ -230,6 +230,8 @@ def _other_objectives(config: RunConfig, pool: Pool, known: evidence.Evidence) -
             if kind.reads_answers:  # which has no easy part, and needs verdicts
                 entry.pop("alpha", None)
                 default.setdefault("selection", {"type": "hard_share"})
+                if entry.get("selection", {}).get("type") == "random":
+                    entry["selection"] = {"type": "hard_share"}
         try:
             other = validated(RunConfig, table, config.run.name)
             if problems := check_config(other):

@@ -196,8 +196,7 @@ class _Counts:
             self.judged = rows if at.name == stages.JUDGE.name else self.judged
             return {"judge": self._verdicts(rows, rows - judged.get(at.name, 0.0))}
         calls = at.stage.calls_per_row or 1
-        asked = max(0.0, rows - stored.get(at.name, 0))
-        return dict.fromkeys(at.stage.roles[:1], (rows * calls, asked * calls))
+        return dict.fromkeys(at.stage.roles[:1], (rows * calls, max(0.0, rows - stored.get(at.name, 0)) * calls))
 
     def _training(self, at: stages.StageAt) -> Work:
         """The training of a round, whose new instructions are in the pool of the next one."""

@@ -179,8 +179,7 @@ def choose_strength(rows: SoftRows) -> float:
     """The C with the lowest loss over five folds; the first of equals."""
     fold_of = np.arange(rows.labels.size)[::-1] % _FOLDS
     folds = [fold_of == fold for fold in range(min(_FOLDS, rows.labels.size)) if rows.labels.size > 1]
-    losses = [sum(_loss_outside(rows, fold, strength) for fold in folds) for strength in STRENGTHS]
-    return STRENGTHS[int(np.argmin(losses))]
+    return min(STRENGTHS, key=lambda strength: sum(_loss_outside(rows, fold, strength) for fold in folds))
 
 
 def _loss_outside(rows: SoftRows, fold: NDArray[np.bool_], strength: float) -> float:

@@ -121,8 +121,10 @@ def _slip(reference: str, rng: random.Random) -> str:
     neighbours = [(one, next_) for one, next_ in pairwise(words) if one[0].casefold() != next_[0].casefold()]
     if neighbours:
         one, next_ = rng.choice(neighbours)
-        between = reference[one.end() : next_.start()]
-        return f"{reference[: one.start()]}{next_[0]}{between}{one[0]}{reference[next_.end() :]}"
+        return (
+            f"{reference[: one.start()]}{next_[0]}{reference[one.end() : next_.start()]}{one[0]}"
+            f"{reference[next_.end() :]}"
+        )
     return reference[:-1] if len(reference) > 1 else f"{reference}{reference}"
 
 

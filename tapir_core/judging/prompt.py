@@ -120,9 +120,10 @@ def neutralise(text: str, tags: tuple[str, ...] = ()) -> str:
     if len(text) <= MAX_SECTION_CHARS:
         return text
     half = (MAX_SECTION_CHARS - 100) // 2
-    left_out = max(chars, len(text)) - 2 * half
     # The seam can make a verdict or a tag of two halves that were none.
-    return _break_up(f"{text[:half]}\n… ({left_out} characters left out) …\n{text[-half:]}", ours)
+    return _break_up(
+        f"{text[:half]}\n… ({max(chars, len(text)) - 2 * half} characters left out) …\n{text[-half:]}", ours
+    )
 
 
 _TURN_TAGS = ("tools_turn", "user_turn", "assistant_turn")

@@ -54,8 +54,9 @@ def benchmark_tables(
 
 def headline_panels(summary: types.RunSummary) -> list[tuple[str, pl.DataFrame]]:
     """For each headline and each judge of a benchmark its label and the rows of all students, with their `number`."""
-    rows = headlines(figures_of(summary).drop_nulls("number"))
-    parts = rows.partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
+    parts = headlines(figures_of(summary).drop_nulls("number")).partition_by(
+        "benchmark", "metric", *DIFFERS, maintain_order=True
+    )
     return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts if part.height]
 
 

@@ -95,7 +95,7 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
     if not asked:
         raise errors.MissingPrerequisite(
             f"round {number} of run {run.ref.name!r} has no verdicts yet, so there is no judge to report on; "
-            f"`tapir status {run.ref.name}` says how far it is"
+            f"`tapir status {run.ref.name} --root {run.ref.root}` says how far it is"
         )
     verdicts, answers = asked
     pool = run_state.pool_of(run, number)
@@ -411,7 +411,11 @@ def plot_length(scores: pl.DataFrame) -> page.Section:
 
 def plot_unscored(reasons: Mapping[str, int]) -> page.Section:
     """Unscored verdicts by reason, the most frequent first; the rarest reasons are one bar."""
-    names, counts = [_plain(reason) for reason in reasons][:_REASONS], [*reasons.values()]
+    # What any font can write: Latin letters only, on one short line.
+    latin = (
+        "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in " ".join(each.split())) for each in reasons
+    )
+    names, counts = [shorten(each, _REASON_CHARS) for each in latin][:_REASONS], [*reasons.values()]
     if len(counts) > _REASONS:
         names, counts = [*names, "other reasons"], [*counts[:_REASONS], sum(counts[_REASONS:])]
     return page.Section(
@@ -432,10 +436,3 @@ def _by_length(scores: pl.DataFrame, who: str) -> list[tuple[float, statistics.E
     cuts = [rows.height * step // groups for step in range(groups + 1)]
     parts = [rows.slice(start, stop - start) for start, stop in pairwise(cuts)]
     return [(fmean(part[f"{who}_chars"]), statistics.estimate_mean(part[f"{who}_score"].to_list())) for part in parts]
-
-
-def _plain(reason: str) -> str:
-    """A reason that any font can write: Latin letters only, on one short line."""
-    return shorten(
-        "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in " ".join(reason.split())), _REASON_CHARS
-    )

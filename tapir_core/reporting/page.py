@@ -359,8 +359,12 @@ def draw_stacked(
         name_rows(axes, names)
         axes.set_xlabel(x_label)
 
-    above = 0.2 * math.ceil(len(series) / legend) if legend else 0.0
-    return draw(title, 0.7 + above + 0.3 * len(names), fill, legend=legend)
+    return draw(
+        title,
+        0.7 + (0.2 * math.ceil(len(series) / legend) if legend else 0.0) + 0.3 * len(names),
+        fill,
+        legend=legend,
+    )
 
 
 def name_rows(axes: Any, names: Sequence[str], *, lines: bool = False) -> None:

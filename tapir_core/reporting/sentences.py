@@ -123,8 +123,9 @@ def _trained(run: RunSummary) -> str:
 def best(run: RunSummary) -> str:
     """The best round, and which students cannot be."""
     rule = " (the last, unless another one is shown to be better)" if run.config.data.judged else ""
-    found = "" if run.best is None else f"Best round by the dev split{rule}: {student_name(run.best)}."
-    return together((found, *alarms(run)))
+    return together(
+        ("" if run.best is None else f"Best round by the dev split{rule}: {student_name(run.best)}.", *alarms(run))
+    )
 
 
 def alarms(run: RunSummary) -> list[str]:

@@ -121,8 +121,9 @@ def _pool(config: RunConfig, at: StageAt) -> list[StageAt]:
 
 def drawn_at(config: RunConfig, at: StageAt) -> StageAt:
     """What the mixture of ``at``'s round is made of: `DRAW`, or the last stage that the round has in its place."""
-    written = [DRAW, *(stage for stage in ROUND if stage.replaces == DRAW.name and stage.when(config, at))]
-    return written[-1].at(at.round)
+    return [DRAW, *(stage for stage in ROUND if stage.replaces == DRAW.name and stage.when(config, at))][-1].at(
+        at.round
+    )
 
 
 def _in_place_of_draw(config: RunConfig, at: StageAt) -> list[StageAt]:

@@ -234,8 +234,9 @@ def judge(ask: Ask, behaviour: Behaviour) -> str:
     first, second = (grade(ask.sections[tag], problem) for tag in ("answer_1", "answer_2"))
     noises = rng.gauss(0, behaviour.noise), rng.gauss(0, behaviour.noise)
     scores = _in_scale(first + behaviour.position_bias + noises[0]), _in_scale(second + noises[1])
-    said = f"Answer 1 is {_REASONS[first]}. Answer 2 is {_REASONS[second]}."
-    return f"{said}\nScores: [[{scores[0]:.1f}, {scores[1]:.1f}]]"
+    return (
+        f"Answer 1 is {_REASONS[first]}. Answer 2 is {_REASONS[second]}.\nScores: [[{scores[0]:.1f}, {scores[1]:.1f}]]"
+    )
 
 
 def grade(answer: str, problem: Problem) -> float:

@@ -142,16 +142,14 @@ def _solve_century(slots: family.Slots) -> family.Solution:
         steps = [f"{', '.join(family.add_up([year, *family.split_places(offset)]))}."]
         year += offset
     hundreds, rest = divmod(year, 100)
-    begun = f"{rest}, {hundreds} + 1 = {hundreds + 1}" if rest else "none"
-    steps.append(f"Full hundreds {hundreds}, left {begun}.")
+    steps.append(f"Full hundreds {hundreds}, left {f'{rest}, {hundreds} + 1 = {hundreds + 1}' if rest else 'none'}.")
     reference = f"{_ordinal(hundreds + bool(rest))}{' BC' if before else ''}"
     # Whether a century ends with the year, and the ending of its ordinal.
     return family.Solution(level, reference, " ".join(steps), traits=(not rest, re.sub(r"\d+", "", reference)))
 
 
 def _ordinal(number: int) -> str:
-    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
+    return f"{number}" + ("th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th"))
 
 
 _STEPS = {

@@ -483,9 +483,10 @@ def require_figures(
         said = "; ".join(f"{', '.join(who)} on {name}: {note}" for name, note, who in reasons.rows())
         raise errors.NoFigure(
             f"no figure, since failures are no random sample: {said}. The run's benchmarks/ folders hold "
-            f"the replies. Once the judge is fixed, `tapir evaluate {summary.name} --benchmark {','.join(names)} "
-            "--also terminal` asks it again where it failed (in the UI: evaluate, Ask failed judgments too). Answers "
-            "that the student failed to give: forget them with `tapir store prune --role answer --status KIND --yes`, "
-            "remove those folders and give the same command again. A baseline without answers needs a file that has "
-            "them. Or raise max_failed_share of [evaluation.benchmarks] and run the configuration with --amend"
+            f"the replies. Once the judge is fixed, `tapir evaluate {summary.name} --root {summary.root} --benchmark "
+            f"{','.join(names)} --also terminal` asks it again where it failed (in the UI: evaluate, Ask failed "
+            "judgments too). Answers that the student failed to give: forget them with `tapir store prune --role "
+            "answer --status KIND --yes`, remove those folders and give the same command again. A baseline without "
+            "answers needs a file that has them. Or raise max_failed_share of [evaluation.benchmarks] and run the "
+            "configuration with --amend"
         )

@@ -165,8 +165,11 @@ def _sampling(settings: Json) -> Json:
 
 def _until(answer: str, stops: Json) -> str:
     """The answer as a server gives it that stops there."""
-    given = [stops] if isinstance(stops, str) else stops or []
-    ends = [place for stop in given if stop and (place := answer.find(stop)) >= 0]
+    ends = [
+        place
+        for stop in ([stops] if isinstance(stops, str) else stops or [])
+        if stop and (place := answer.find(stop)) >= 0
+    ]
     return answer[: min(ends)] if ends else answer
 
 

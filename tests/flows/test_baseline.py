@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.whole_run import drive
+from tapir_core import statistics
 from tapir_core.comparison.baseline import baseline_of, read_baseline, run_beside, with_baseline
 from tapir_core.comparison.matching import TOLERANCE
 from tapir_core.comparison.outcome import read_training
@@ -261,6 +262,13 @@ def test_nothing_is_told_of_a_difference_where_too_many_answers_are_missing(conf
     made.write(at, rows.filter(~rows["instruction_id"].is_in(test.head(4).implode())))
     made.write(StageAt("evaluate", 1), made.rows(StageAt("evaluate", 1)))
     assert added(run).endswith("is unknown: 4 of 40 instructions lack an answer or a verdict of one, more than 5%.")
+
+
+def test_a_difference_over_a_few_instructions_has_no_figure(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = go(config)
+    assert "90 % interval" in added(run)
+    monkeypatch.setattr(statistics, "FEWEST_ROWS", 41)
+    assert added(run).endswith("is unknown: 40 instructions are too few for an interval.")
 
 
 def test_without_the_field_a_run_that_costs_nothing_has_none_and_to_a_stage_nobody_has_one(config: Path) -> None:

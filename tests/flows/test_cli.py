@@ -1,5 +1,6 @@
 """Bad input: one clear message with the remedy, the right exit code, no traceback."""
 
+import errno
 import json
 import os
 import random
@@ -156,6 +157,17 @@ def test_status_and_ask_of_a_run_that_is_not_there_say_so(tmp_path):
     refused(tapir("status", "nothing", "--root", tmp_path), 2, "no run 'nothing'")
     refused(tapir("ask", "nothing", "Hi", "--root", tmp_path), 2, "no run 'nothing'")
     refused(tapir("report", "nothing", "--root", tmp_path), 2, "no run 'nothing'")
+
+
+def test_what_may_not_be_looked_at_is_named(monkeypatch, capsys):
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, "Permission denied", "/home/other/pool.jsonl")
+
+    monkeypatch.setattr(cli, "app", refuse)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "error: /home/other/pool.jsonl: Permission denied; allow it" in capsys.readouterr().err
 
 
 def test_a_wrong_flag_is_a_usage_error():

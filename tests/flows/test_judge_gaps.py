@@ -13,11 +13,12 @@ from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.states import Running
 
-from flows.distill import INCOMPLETE, MOST_RETRIES, tell_gaps
+from flows.distill import INCOMPLETE, MOST_RETRIES, retry_judge, tell_gaps
 from flows.forms import retry_judge_from_form
 from flows.project_flow import project_flow
 from tapir_core.data.dataset import write_part
 from tapir_core.errors import BudgetReached, MissingPrerequisite, TapirError, TooMuchMissing
+from tapir_core.paths import RUN_ERROR
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks.runtime import close_all
@@ -90,6 +91,40 @@ def test_a_run_that_was_to_go_to_a_stage_only_is_not_taken_to_its_end(tmp_path: 
     run = in_judging(tmp_path, "until")
     drive(run.ref, TooMuchMissing("3 of 9 rows"), whole=False, return_state=True)
     close_all()
+    assert told() == []
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_verdicts_asked_again_take_a_run_to_its_end_only_where_it_was_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, whole: bool
+) -> None:
+    def away(*_: object) -> None:
+        raise TooMuchMissing("3 of 9 rows")
+
+    monkeypatch.setattr("flows.distill._retry_stage", away)
+    ref = in_judging(tmp_path, f"whole-{whole}").ref
+    assert retry_judge(ref, [JUDGE], whole=whole, return_state=True).is_failed()
+    assert [event.resource["tapir.judge"] for event in told()] == (["stopped"] if whole else [])
+
+
+def test_what_was_gone_on_with_or_cancelled_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken_up: list[RunRef] = []
+
+    def retry(ref: RunRef, *_: object, **__: object) -> object:
+        taken_up.append(ref)
+        raise TooMuchMissing("still away")
+
+    monkeypatch.setattr("flows.forms.driver.worker_root", lambda: str(tmp_path))
+    monkeypatch.setattr("flows.forms.whole_run.retry_run", retry)
+    run = in_judging(tmp_path, "meanwhile")
+    again = {"run": "meanwhile", "go_on": True, "only_if_stopped": True, "return_state": True}
+    assert "does not stand stopped any more" in retry_judge_from_form(**again).message
+    assert taken_up == []
+    run.storage.write_bytes(RUN_ERROR, b"3 of 9 rows")
+    assert retry_judge_from_form(**again).is_failed()
+    assert taken_up == [run.ref]
     assert told() == []
 
 

@@ -1,9 +1,12 @@
 import socket
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 import pytest
+from genai_prices import Usage, calc_price
 
+from tapir_core import prices
 from tapir_core.calls.types import BATCH_FACTOR, is_local
 from tapir_core.config import OpenAIEndpoint, StandinEndpoint
 from tapir_core.prices import Price, UnknownPrice, missing_prices, price_of
@@ -121,3 +124,33 @@ def test_a_cap_on_usd_needs_every_price_and_any_other_cap_none(tmp_path: Path) -
     (line,) = missing_prices(make_config(tmp_path, judge=panel, budget={"usd": 5.0}))
     assert line.startswith("judge.panel.0: ")
     assert missing_prices(make_config(tmp_path, budget={"usd": 5.0})) == []
+
+
+def test_a_price_by_the_hour_counts_as_the_highest_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = iter(range(24))
+
+    class At(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "At":
+            return cls(2026, 11, 26, next(hours), 30, tzinfo=tz)
+
+    monkeypatch.setattr(prices, "datetime", At)
+    asked = endpoint(model="deepseek-chat", base_url="https://api.deepseek.com/v1")
+    found = {known(price_of(asked)).usd(1e6, 1e6) for _ in range(24)}
+    assert len(found) == 1
+    usage, at = Usage(input_tokens=1000, output_tokens=1000), datetime(2026, 11, 26, tzinfo=UTC)
+    of_hours = [
+        calc_price(
+            usage, asked.model, provider_api_url=asked.base_urls[0], genai_request_timestamp=at + timedelta(hours=each)
+        ).total_price
+        for each in range(24)
+    ]
+    assert len({*of_hours}) > 1, "or it no longer goes by the hour"
+    assert found.pop() == pytest.approx(1000 * float(max(of_hours)))
+
+
+def test_a_price_of_each_request_is_no_price_of_tokens() -> None:
+    found = price_of(endpoint(model="sonar", base_url="https://api.perplexity.ai"))
+    assert isinstance(found, UnknownPrice)
+    assert "with a price of each request" in found.reason
+    assert "usd_per_million_prompt_tokens" in found.remedy

@@ -97,8 +97,7 @@ def test_trailing_zeros_change_no_number(number: object, zeros: int) -> None:
 def test_every_text_is_the_final_result_of_itself_when_it_is_stated(text: str) -> None:
     line = " ".join(text.split())
     result = normalise_result(line)
-    stated = "answer:" not in line.casefold()
-    assert not stated or is_correct(f"Some words.\nAnswer: {line}", line) == (result != "")
+    assert states_result(line) or is_correct(f"Some words.\nAnswer: {line}", line) == (result != "")
 
 
 def test_every_name_is_a_function() -> None:
@@ -147,6 +146,16 @@ def test_exact(answer: str, reference: str, score: float) -> None:
         ("9" * 400, "7", 0.0),
         ("Paris", "7", 0.0),
         ("Paris", "Paris", None),
+        ("It is 72.", "He has 24 * 3 = 72 apples.\n#### 72", 1.0),
+        ("5 m^2", "5", 1.0),
+        ("7 m^2", "5 m^2", 0.0),
+        ("5 m^{-2}", "5 m^{-2}", 1.0),
+        (r"\frac{3}{2}", r"\frac{1}{2}", None),
+        ("3 1/2", "2 1/2", None),
+        ("2 000 000", "1 000 000", None),
+        ("9.9 × 10^3", "1.2 × 10^3", None),
+        ("11:30", "12:30", None),
+        ("2019-12-01", "2024-05-01", None),
         ("0", "0", 1.0),
     ],
 )
@@ -188,6 +197,10 @@ def test_a_reference_that_is_no_schema_is_an_error() -> None:
         ("I would add them.", "assert add(1, 2) == 3", 0.0),
         ("```python\nimport sys\nsys.exit(0)\n```", "assert add(1, 2) == 3", 0.0),
         ("```python\nprint('add')\ndef add(a, b):\n    return 3\n```", "assert add(1, 2) == 3", 1.0),
+        (f"```bash\npip install numpy\n```\n{ADD}", "assert add(1, 2) == 3", 1.0),
+        (f"{ADD}\n```\n>>> add(1, 2)\n3\n```\n```text\nThe sum is 3\n```", "assert add(1, 2) == 3", 1.0),
+        (f"{ADD}\n```py\ndef add(a, b):\n    return 0\n```", "assert add(1, 2) == 3", 0.0),
+        ("```\ndef add(a, b):\n    return a + b\n```", "assert add(1, 2) == 3", 1.0),
     ],
 )
 def test_python_tests(answer: str, reference: str, score: float) -> None:
@@ -196,3 +209,8 @@ def test_python_tests(answer: str, reference: str, score: float) -> None:
 
 def test_code_that_does_not_end_is_wrong() -> None:
     assert verifiers.python_tests("", "while True: pass", "assert True", seconds=0.5) == 0.0
+
+
+@pytest.mark.parametrize("mark", ["**Answer:** 91", "**Answer**: 91", "**Final Answer**: 91", "Answer : 91"])
+def test_a_result_is_stated_in_bold_or_not(mark: str) -> None:
+    assert is_correct(f"They add up.\n{mark}\nI hope that helps.", "91")

@@ -12,11 +12,13 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tapir_core.comparison.outcome import recipe_stages
 from tapir_core.config import RunConfig
 from tapir_core.curriculum import draw_splits, split_usable
 from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tapir_core.summary import summarise
 from tapir_core.text import instruction_id
 from tasks import pool
 from tasks._task import seal
@@ -215,3 +217,13 @@ def test_a_judge_that_is_the_teacher_is_said_to_be_beside_every_score(tmp_path: 
     assert ("the teacher, which judges its own answers" in who) is (model == "m")
     thinks = make_config(tmp_path, data=data, teacher={**teacher, "thinking": "keep"}, judge=judge)
     assert thinks.judges_itself is (model == "m"), "kept thoughts make it nobody else"
+
+
+def test_verdicts_that_measure_the_students_are_no_cost_of_the_recipe(tmp_path: Path) -> None:
+    data = {"pool": {"type": "standin", "rows": 120}, "heldout": {"type": "judged"}}
+    run = build_run(tmp_path, config=make_config(tmp_path, data=data))
+    summary = summarise(run)
+    assert "judge_heldout" in {stage.name for stage in summary.all_stages}
+    of_recipe = {stage.name for stage in recipe_stages(summary, run.config)}
+    assert "judge_heldout" not in of_recipe
+    assert {"teach", "judge", "train"} <= of_recipe

@@ -182,5 +182,5 @@ def test_a_loss_of_more_than_a_tenth_is_noted(tmp_path: Path) -> None:
     config = mail_config(tmp_path, texts, benchmarks={"own": {"questions": str(tmp_path / "own.json")}})
     [*_, note] = estimate_run(config, source="it").notes
     assert note.startswith(
-        "3 of 20 instructions leave the pool, since they hold an evaluation question; most share the"
+        "3 of 20 instructions leave the pool, since they hold an evaluation question; most are word for word a question"
     )

@@ -1,14 +1,18 @@
 """Who trains promotes what came of it, and only while the run still asks for it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from tapir_core.errors import RunBusy, RunChanged
+from tapir_core.leases import Holding
 from tapir_core.run_folder import open_run
 from tapir_core.stages import StageAt
 from tasks.engines.backbone import checkpoint_digest
 from tasks.engines.tiny_student import tiny_student
+from tasks.engines.training.launch import Attempt, TrainingJob, TrainingProgress, TrainingSummary
 from tasks.runtime import close_all
 from tasks.train import count_round, make_student, training_lease
 from tests.run_builder import build_run
@@ -60,6 +64,47 @@ def test_a_training_that_was_taken_over_is_not_promoted(tmp_path: Path) -> None:
         make_student(run, AT, lost, lambda _: None)
     lost.release()
     assert run.holds(AT) is None
+
+
+def tells(monkeypatch: pytest.MonkeyPatch, after: list[str]) -> None:
+    """A training that tells of a step, and is then done."""
+
+    def train(_job: TrainingJob, *, on_progress: Callable[[TrainingProgress], None], meet: object) -> TrainingSummary:
+        on_progress(TrainingProgress(1, 4, 2.0, 100, 50.0, 6.0))
+        after.append("went on")
+        made = Attempt(_job.output).summary()
+        assert made is not None
+        return made
+
+    monkeypatch.setattr("tasks.train._TOLD_SECONDS", 0)
+    monkeypatch.setattr("tasks.train.launch.train_student", train)
+
+
+def test_a_training_that_was_taken_over_stops_at_its_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, after = make_trained_run(tmp_path), list[str]()
+    tells(monkeypatch, after)
+    lost = training_lease(run, AT)
+    with training_lease(run, AT), pytest.raises(RunBusy, match=r"took the training of .* over"):
+        make_student(run, AT, lost, lambda _: None)
+    lost.release()
+    assert after == []
+
+
+def test_a_store_that_is_away_for_a_moment_stops_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, after = make_trained_run(tmp_path), list[str]()
+    tells(monkeypatch, after)
+    with training_lease(run, AT) as lease:
+        held, away = lease.holding, iter([True])
+
+        def holding() -> Holding | None:
+            if next(away, False):
+                raise OperationalError("SELECT", {}, OSError("no route"))
+            return held()
+
+        monkeypatch.setattr(lease, "holding", holding)
+        make_student(run, AT, lease, lambda _: None)
+    assert after == ["went on"]
+    assert run.holds(AT) is not None
 
 
 @pytest.mark.operations

@@ -77,10 +77,15 @@ class TrainingJob:
 
     @property
     def identity(self) -> str:
-        """Digest of all that a save depends on; a save of another identity is never resumed from."""
+        """Digest of all that a save depends on; a save of another identity is never resumed from.
+
+        Of files and folders only their names: each machine may find the root elsewhere, and the attempt's folder is
+        named by their content.
+        """
         free = set(self.training.with_mark("free").keys() - self.training.with_mark("saves"))
         left_out: dict[str, Any] = {"output": True, "log_path": True, "training": free}
-        return digest(TypeAdapter(TrainingJob).dump_python(self, mode="json", exclude=left_out))
+        told = TypeAdapter(TrainingJob).dump_python(self, exclude=left_out)
+        return digest(json.loads(json.dumps(told, default=lambda path: path.name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,7 @@ class TrainingSummary(TrainingCount):
 
     padding_share: float
     seconds: float
-    """Seconds of training steps, all starts of this attempt together; start-up and saving not counted."""
+    """Seconds of training steps, all starts of this attempt together; saving counts, starting does not."""
     tokens_per_second: float
     final_loss: float
     loss_curve: list[dict[str, int | float]]

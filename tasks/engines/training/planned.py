@@ -108,6 +108,7 @@ class PlannedTrainer(SFTTrainer):
         super().__init__(callbacks=[watch], **settings)
         self._planned, self.watch = planned, watch
         self._reference: torch.Tensor | None = None
+        self._apart = list[torch.Tensor]()
         count, answers, own = planned.plan.tokens_by_step, planned.corpus.answer_lengths, planned.corpus.rollouts
         self._pairs_of_step, self._tokens_of_step = count(np.ones_like(answers)), count(answers)
         self._rolled_of_step = count(np.where(np.arange(len(answers)) < own, answers, 0))
@@ -123,6 +124,10 @@ class PlannedTrainer(SFTTrainer):
             collate_fn=self._collate,
             pin_memory=self.args.dataloader_pin_memory,
         )
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Moved to the device and not narrowed, as transformers would: scores are compared in float32."""
+        return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """A micro-batch with the numbers of its conversations; scores of trained tokens in a row, places filled up."""
@@ -221,7 +226,9 @@ class PlannedTrainer(SFTTrainer):
         own, step = numbers[of] < self._planned.corpus.rollouts, self.state.global_step
         now, sampled, teacher = log_probs[own], told["sampled"], told["teacher"]
         if step == 0:
-            _check_scores(now.detach(), sampled)
+            self._apart.append((now.detach() - sampled).abs())
+            if len(self._apart) == min(self._planned.plan.accumulation, len(self._planned.plan.groups)):
+                _check_scores(torch.cat(self._apart))
         lost = now  # of a micro-batch without a rollout, which has no top tokens either
         if objective.loss == "policy":
             lost = losses.policy(now, sampled, teacher, objective.clip)
@@ -315,15 +322,18 @@ def _owners(inputs: dict[str, Any]) -> torch.Tensor:
     return inputs.get("seq_idx", rows)[:, 1:].long()
 
 
-def _check_scores(now: torch.Tensor, sampled: torch.Tensor) -> None:
+def _check_scores(apart: torch.Tensor) -> None:
     """Refuse to train on tokens of which the student says otherwise here than where it sampled them.
+
+    ``apart`` are the differences, in nats, of all that this rank computes for the first step: a micro-batch may have
+    too few tokens for a share of one in a hundred.
 
     Raises:
         EngineError: with the difference.
     """
-    apart = (now - sampled).abs().sort().values
     if not len(apart):
         return
+    apart = apart.sort().values
     median, worst = float(apart[len(apart) // 2]), float(apart[len(apart) * 99 // 100])
     if median > launch.MEDIAN_APART or worst > launch.WORST_APART:
         raise EngineError(

@@ -80,6 +80,10 @@ def main() -> int:
         peft_config=_lora_config(job),
     )
     _look_before(planned, trainer)
+    found: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(found, save and save.step)
+    if len({*found}) > 1:  # a file system that several nodes share may show an old listing for a while
+        raise EngineError(f"the processes see different saves (steps {found}); start the training again in a minute")
     if save and trainer.is_world_process_zero():
         print(f"resuming from step {save.step}", flush=True)
     trainer.train(resume_from_checkpoint=str(attempt.saves / save.name) if save else None)

@@ -164,3 +164,10 @@ def test_the_other_objectives_are_estimated_beside_the_own_one_or_say_what_they_
     shown = printed(own)
     assert "By the objective of the rounds" in shown
     assert "cannot score token ids" in " ".join(shown.split())
+
+
+def test_prefer_is_estimated_by_its_own_seeds_where_the_sizes_are_open(tmp_path: Path) -> None:
+    found = estimated(make_config(tmp_path, rounds={"default": {"examples": "auto", "alpha": 1.0}}))
+    [prefer] = [each for each in found.others if each.objective == "prefer"]
+    assert prefer.lacks == ""
+    assert prefer.usd is not None

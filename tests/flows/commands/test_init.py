@@ -63,6 +63,19 @@ def test_nothing_to_spend_at_a_provider_is_refused(tmp_path: Path, usd: str) -> 
 
 
 @pytest.mark.parametrize(
+    "address",
+    ["api.example.com/v1", "http://[::1", "http://localhost:8000v1", "http://:8000/v1", "http://me:hush@h/v1"],
+)
+def test_an_address_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, address: str) -> None:
+    at = ["--teacher", "m", "--address", address, "--usd", "1"]
+    done = asked(tmp_path / "run.toml", [], "--instructions", "standin", "--student", "embedded", *at)
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception).startswith("--address: ")
+    assert "hush" not in str(done.exception)
+    assert not (tmp_path / "run.toml").exists()
+
+
+@pytest.mark.parametrize(
     "words",
     [["--teacher", "standin"], ["--teacher", "big-model", "--address", "https://api.example.com", "--usd", "1"]],
 )
@@ -102,7 +115,11 @@ def test_a_mistyped_answer_is_told_and_asked_for_again(tmp_path: Path, instructi
     answers = [*wrong, str(instructions), "qwen3", "big-model", "api.example.com/v1", "https://api.example.com/v1"]
     done = asked(tmp_path / "run.toml", [*answers, "much", "0", "5"])
     assert done.exit_code == 0, done.output
-    assert [done.output.count(f"Error: {each}") for each in ("", "--address api.example.com", "--usd 0")] == [5, 1, 1]
+    assert [done.output.count(f"Error: {each}") for each in ("", "--address: is no web address", "--usd 0")] == [
+        5,
+        1,
+        1,
+    ]
     assert f"{instructions}x" in done.output
     config = load_config(tmp_path / "run.toml")
     assert config.data.pool == FilePool(path=str(instructions))

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from flows.commands.judge_check import CheckedJudge, check_judges, exit_code, print_check
 from tapir_core.config import BudgetConfig, RunConfig
-from tapir_core.errors import BudgetReached, IncompleteBatch, MissingPrerequisite
+from tapir_core.errors import BudgetReached, ConfigError, IncompleteBatch, MissingPrerequisite
 from tapir_core.judging import neutralise
 from tapir_core.judging.check import build_pairs
 from tapir_core.judging.hostile import hostile_cases
@@ -180,3 +180,10 @@ def test_every_judge_of_a_panel_is_checked_and_the_worst_decides(tmp_path: Path)
     assert (code(fair), code(biased), exit_code(found)) == (0, 1, 1)
     text = shown(fair, biased)
     assert text.index(f"{fair.name}: ") < text.index(f"{biased.name}: do not trust")
+
+
+def test_where_no_judge_is_asked_there_is_none_to_check(tmp_path: Path) -> None:
+    verifier = {"function": "numeric", "only": True}
+    config = make_config(tmp_path, judge={"verifier": verifier})
+    with pytest.raises(ConfigError, match=r"judge\.verifier\.only: value true: no judge is asked"):
+        check_judges(config, pairs=1, say=lambda _: None)

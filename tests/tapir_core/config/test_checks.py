@@ -56,6 +56,10 @@ def test_all_problems_are_found_at_once() -> None:
     ]
 
 
+def test_a_home_of_nobody_holds_no_model() -> None:
+    assert "there is no model" in the_problem(student={"backbone": "~nobody-here/model"})
+
+
 @pytest.mark.parametrize("root", ["", "~/runs"])
 def test_a_root_that_is_no_path_is_refused(root: str) -> None:
     assert the_problem(run={"name": "a", "root": root}).startswith(f'run.root: value "{root}": is no folder here')

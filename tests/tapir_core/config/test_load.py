@@ -169,6 +169,9 @@ type = "standin"
     ("override", "problem"),
     [
         ("teacher.endpoint.base_url=api.openai.com", 'is no web address; write it as "http://host:port/v1"'),
+        ("teacher.endpoint.base_url=http://localhost:8000v1", "base_url: "),
+        ("teacher.endpoint.base_url=http://localhost:99999/v1", "base_url: "),
+        ("teacher.endpoint.base_url=http://localhost:0/v1", "is no web address"),
         ("teacher.endpoint.base_url=https://h/v1/chat/completions", "write the address up to and with `/v1`"),
         ("teacher.answering.temperature=hot", 'temperature: value "hot" (from the command line'),
         ("teacher.answering.temperature=-1", "expected number ≥ 0"),

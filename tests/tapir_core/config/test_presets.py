@@ -75,6 +75,11 @@ def test_an_engine_of_another_type_takes_the_presets_place_whole(tmp_path: Path)
     assert isinstance(load_config(written(tmp_path, own)).student.engine, EndpointEngine)
 
 
+def test_a_section_that_is_none_is_refused_beside_a_preset_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="training: value 5"):
+        load_config(written(tmp_path, 'training = 5\nextends = "presets/qwen2.5"\n'))
+
+
 def test_a_preset_of_ones_own_lies_beside_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "lab.toml").write_text("[training]\nbatch_size = 24\n")
     assert load_config(written(tmp_path, 'extends = "lab.toml"\n')).training.batch_size == 24

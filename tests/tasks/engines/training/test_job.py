@@ -37,6 +37,7 @@ def test_a_job_survives_the_way_through_its_file(tmp_path: Path) -> None:
         {"base": Path("other")},
         {"mixture": (Path("other"),)},
         {"chat_template": Path("other")},
+        {"rollouts": (Path("other"),)},
         {"training": TrainingConfig(lora=LoraConfig(rank=4))},
         {"training": TrainingConfig(lora=LoraConfig(), batch_size=64)},
         {"training": TrainingConfig(lora=LoraConfig(), micro_batch_size=4)},
@@ -66,6 +67,20 @@ def test_what_is_free_and_no_part_of_a_save_does_not_change_the_identity(tmp_pat
     training = TrainingConfig(lora=LoraConfig(), **how)
     other = make_job(tmp_path, training=training, output=tmp_path / "x", log_path=tmp_path / "y")
     assert other.identity == make_job(tmp_path).identity
+
+
+def test_a_machine_that_finds_the_root_elsewhere_goes_on_from_the_saves_of_another(tmp_path: Path) -> None:
+    def job_at(root: Path) -> TrainingJob:
+        template, rolled = root / "lib/qwen.jinja", (root / "round_01/rollouts/00.parquet",)
+        return make_job(root, output=tmp_path / "shared", chat_template=template, rollouts=rolled, scores=rolled)
+
+    first, other = job_at(tmp_path / "mnt/a"), job_at(tmp_path / "b")
+    attempt = Attempt(tmp_path / "shared")
+    attempt.open(first)
+    (attempt.folder / "saves").mkdir()
+    attempt.open(other)
+    assert (attempt.folder / "saves").exists()
+    assert json.loads((attempt.folder / "job.json").read_text())["base"] == str(tmp_path / "b/base")
 
 
 def test_an_attempt_keeps_what_its_own_job_left_and_drops_what_another_left(tmp_path: Path) -> None:
