@@ -128,8 +128,11 @@ def retry_run(
             )
         changed = run_state.changed_stages(run)
         if go_on and (changed or not is_done(run, None)):
-            without = "; if it is interrupted, go on without --also terminal, which would ask and pay again"
-            say(f"going on with the run{without if also_terminal and again else ''}")
+            say(
+                "going on with the run; if it is interrupted, go on without --also terminal, which would pay again"
+                if also_terminal and again
+                else "going on with the run"
+            )
             distil(run, None)
         nothing = sentences.nothing_to_retry(also_terminal=also_terminal)
         tell(sentences.changes(changed, redone=go_on) if again or changed else nothing)

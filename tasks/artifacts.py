@@ -105,8 +105,10 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
     kinds = ", ".join(f"{rows} {kind}" for kind, rows in {**outcome.missing, **outcome.failed}.items())
     again = "If the run stopped here, Retry of its flow run, or its own command, asks for the missing rows again."
     if run_state.is_judging(at):
-        retry = f"`tapir retry-judge {ref.name} --root {ref.root}`"
-        again += f" So does retry-judge ({retry}), also if the run went on without them."
+        again += (
+            f" So does retry-judge (`tapir retry-judge {ref.name} --root {ref.root}`), also if the run went on without "
+            "them."
+        )
     ui.TableArtifact(
         key=artifact_key(ref.name, str(at), "shard", f"{index:04d}", "missing"),
         description=f"{at}, shard {index}: {kinds}. What was received is stored. {again}",

@@ -431,8 +431,11 @@ class Line:
         if not self._given_up:
             self._given_up, self._last_word = True, wire.Reply(failure, cost_unknown=not is_free)
             at_work, self._at_work = self._at_work, set()
+            # Where credit ran out or a key was revoked, what is in flight is answered, and charged: for two minutes.
             for each in at_work:
-                each.reschedule(0.0)
+                each.reschedule(
+                    self._loop.time() + 2 * _LONGEST_OUT_SECONDS if failure.refuses_all and not is_free else 0.0
+                )
         self.hand_out()
 
     def _follow(self) -> None:

@@ -338,7 +338,14 @@ def _read_choice(
     if not isinstance(content, str | None) or not message:
         return None
     text = content or ""
-    apart = message.get("reasoning_content") or message.get("reasoning") or message.get("reasoning_details")
+    parts = message["content"] if isinstance(message.get("content"), list) else ()
+    apart = (
+        message.get("reasoning_content")
+        or message.get("reasoning")
+        or message.get("reasoning_details")
+        or "".join(str(_text_of(_mapping(each).get("thinking") or "")) for each in parts)
+        or None
+    )
     answer = text.lstrip() if apart else words.strip_thoughts(text)
     told = "" if strip else apart if isinstance(apart, str) else words.thoughts_of(text, answer)
     if called := calls and (message.get("tool_calls") or message.get("function_call")):

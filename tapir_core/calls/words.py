@@ -264,7 +264,8 @@ def read_error_words(status: int, codes: frozenset[str], text: str) -> FailureKi
     # From a server or gateway that waited too long for the model: it may be charged.
     if status in CUT_OFF_STATUSES:
         return "timeout"
-    return "bad_request" if 400 <= status < 500 and status not in {409, 425} else "server"
+    # Of others, such as 424 or 498 (out of capacity), the next attempt may be answered.
+    return "bad_request" if status in {400, 413, 415, 422, 431, 451} else "server"
 
 
 def refuses_everybody(status: int, codes: frozenset[str], text: str) -> bool:

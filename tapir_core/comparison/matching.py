@@ -258,9 +258,8 @@ def next_examples(target: Training, made: Training, asked: int) -> int:
         return abs(_best_steps(target, examples, made.epochs) - target.steps), abs(examples * mean - target.tokens)
 
     # Only what should fit: a number whose tokens came out too many or too few is not asked for again at once.
-    best = min(range(fewest, most + 1), key=cost, default=max(1, round(centre)))
     # A mixture that came out short will again; several answers to an instruction are as many examples.
-    return max(1, round(best * asked / made.examples))
+    return max(1, round(min(range(fewest, most + 1), key=cost, default=max(1, round(centre))) * asked / made.examples))
 
 
 def _best_steps(target: Training, examples: int, epochs: float) -> int:

@@ -218,8 +218,9 @@ def _toml(value: Any) -> str:
 
 def rounds_setting(config: RunConfig) -> str:
     """All its rounds spelled out, as `--set` writes them."""
-    spelled = {name: entry.model_dump(mode="json") for name, entry in spell_out_rounds(config).rounds.items()}
-    return f"rounds={_toml(spelled)}"
+    return "rounds=" + _toml(
+        {name: entry.model_dump(mode="json") for name, entry in spell_out_rounds(config).rounds.items()}
+    )
 
 
 def _merged(below: Table, above: Table) -> Table:

@@ -245,8 +245,13 @@ def _value_in_words(value: Any) -> str:
         return f"{{{', '.join(held)}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value_in_words, value))}]"
-    quoted = json.dumps(value, ensure_ascii=False) if isinstance(value, bool | str) else str(value)
-    return "unset" if value is None else quoted
+    return (
+        "unset"
+        if value is None
+        else json.dumps(value, ensure_ascii=False)
+        if isinstance(value, bool | str)
+        else str(value)
+    )
 
 
 def _either(values: Iterable[Any]) -> str:

@@ -102,7 +102,7 @@ _NAMES = (
     re.compile(r"[^\W_][\w &/'\u2010-\u2014-]*"),
     re.compile(r"[A-Za-z][A-Za-z \u2010-\u2014-]*"),  # behind a number, or before other marks
 )
-_LINE = re.compile(r"task[ _-]?type\W{0,8}?[:=](.*)", re.IGNORECASE)
+_LINE = re.compile(r"task[ _-]?type\W{0,8}?[:=：](.*)", re.IGNORECASE)
 
 
 class Labelling:
@@ -146,7 +146,7 @@ def parse_label(raw: str | None, names: Iterable[str] = TASK_TYPES) -> str | Unp
     Case, quotes, emphasis, hyphens and a plural s are forgiven; a name that is none of ``names`` is not.
     """
     lines = [line for line in (raw or "").splitlines() if line.strip()]
-    named = [found.group(1) for found in map(_LINE.search, lines) if found]
+    named = [found.group(1) for found in map(_LINE.search, lines) if found and spelling(found.group(1))]
     line = (named or lines or [""])[-1]
     candidates = [spelling(found.group()) for found in (pattern.search(line) for pattern in _NAMES) if found]
     known = {spelling(name): name for name in names}
@@ -172,7 +172,9 @@ def render_discovery(prompt: Prompt, sample: str) -> str:
 
 def parse_task_types(raw: str | None) -> Mapping[str, str] | Unparsed:
     """Name → definition of the task types in a reply, if they can be those of a configuration, and are not too many."""
-    lines = [[part.strip(_MARKS) for part in line.split(":", 2)] for line in (raw or "").splitlines()]
+    lines = [
+        [part.strip(_MARKS) for part in line.split(":", 2)] for line in (raw or "").replace("：", ":").splitlines()
+    ]
     found = {line[1]: line[2] for line in lines if len(line) == 3 and spelling(line[0]).endswith("tasktype")}
     try:
         types = CurriculumConfig.model_validate({"task_types": found}).types
@@ -223,7 +225,8 @@ def refinement_problem(
 def _keeps_result(plain: str, refined: str, *, by_number: bool) -> bool:
     stated = verifiers.final_result(plain) if verifiers.states_result(plain) else ""
     if stated and len(stated) <= _MAX_RESULT_CHARS:
-        return verifiers.final_result(refined) == stated
+        # As it stood, or as the teacher was shown it.
+        return verifiers.final_result(refined) in (stated, verifiers.final_result(neutralise(plain)))
     numbers = _last_numbers(plain) if by_number else []
     return not numbers or numbers[-1] in _last_numbers(refined)
 
@@ -236,7 +239,8 @@ def _last_numbers(text: str) -> list[str]:
 
 
 def _code_problem(plain: str, refined: str) -> str | None:
-    if _FENCED.search(plain) and not _FENCED.search(refined):
+    # A tag of ours is shown to the teacher with this mark, and may come back with it.
+    if (_FENCED.search(plain) and not _FENCED.search(refined)) or ("‹" in refined and "‹" not in plain):
         return "lost_code"
     before, after = _parsed(plain), _parsed(refined)
     if before and not after:

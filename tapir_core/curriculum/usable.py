@@ -11,6 +11,7 @@ text that shall repeat itself is lost, and an extract that is most of its source
 import re
 from collections import Counter
 
+from tapir_core.data.decontamination import words_of
 from tapir_core.turns import holds_control_token
 
 _UNUSABLE = {"refused": "refused", "content_filter": "refused", "length": "cut_off"}
@@ -21,7 +22,7 @@ _REFUSAL = re.compile(
     r"(?:as an? (?:ai|artificial|language|large language)\b[^.!?\n]{0,40}?)?"
     r"\bi(?: can(?:no|['’])t| can not| won['’]t| will not| must decline to|(?: am|['’]m) (?:not able|unable) to) "
     r"(?:\w+ )?(?:answer|assist|complete|comply|create|discuss|engage|fulfil+|generate|give|help|produce|provide|"
-    r"respond|share|support|write)\b(?! but)",
+    r"respond|share|support|write)\b(?! but| up\b)",
     re.IGNORECASE,
 )
 _NO_PERSON = re.compile(
@@ -89,11 +90,12 @@ def _is_periodic(backwards: str) -> bool:
 
 
 def _is_one_line(text: str) -> bool:
-    lines = [_NUMBERED.sub("", line, count=1).strip() for line in re.split(r"\n|(?<=[.!?])\s", text)]
+    lines = [_NUMBERED.sub("", line, count=1).strip() for line in re.split(r"\n|(?<=[.!?])\s|(?<=[。！？])", text)]
     line, times = max(Counter(lines).items(), key=lambda each: each[1] if each[0] else 0)
-    return times >= _LINES and len(line.split()) >= _LINE_WORDS and 2 * times * len(line) >= len(text)
+    words = line.split() if line.isascii() else words_of(line)
+    return times >= _LINES and len(words) >= _LINE_WORDS and 2 * times * len(line) >= len(text)
 
 
 def _is_copy(text: str, asked: str) -> bool:
-    words, given = (re.findall(r"\w+", each.casefold()) for each in (text, asked))
+    words, given = map(words_of, (text, asked))
     return len(words) >= max(_COPIED_WORDS, len(given) / 2) and f" {' '.join(words)} " in f" {' '.join(given)} "

@@ -367,8 +367,9 @@ class EvaluationQuestions:
         for size, runs in self._runs_in(texts, overlap_words):
             own = runs.join(of, on="text", maintain_order="left")
             first = own.filter(~pl.col("whole")).unique(["hash", "benchmark"], keep="first", maintain_order=True)
-            whole = own.filter("whole").unique("question", keep="first")
-            indices[size] = pl.concat([first, whole]).select("hash", "question")
+            indices[size] = pl.concat([first, own.filter("whole").unique("question", keep="first")]).select(
+                "hash", "question"
+            )
         return indices
 
     @staticmethod

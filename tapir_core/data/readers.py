@@ -10,8 +10,8 @@ Words that stand for no input ("<noinput>", "nan", "N/A") are an empty input, an
 has to have it in the instruction.
 
 Pool and held-out set are sorted by instruction id, so the order of a file's rows changes nothing. Rows with one id are
-merged: of several references, answers or sources the first in alphabetical order stays, and one row in dev puts all in
-dev.
+merged: answer, reference and source are of one row, of several the first in alphabetical order that has both, and one
+row in dev puts all in dev.
 
 Of a benchmark, which may be AlpacaEval's list, MT-Bench's turns or anything the pool may be, every turn is a question
 of its own, since an instruction that holds any of them gives it away. Only the texts are read: categories, references
@@ -395,9 +395,17 @@ def _read(
         raise errors.ConfigError(_bad_rows_in_words(name, bad, total, way_out))
     if not rows.height:
         raise errors.ConfigError(f"{name!r} holds no instruction; bring a file with at least one row")
+    if rows["instruction_id"].is_duplicated().any():  # answer and reference of one row, one that has both first
+        rows = rows.sort(
+            pl.col("answer").is_null() | pl.col("reference").is_null(),
+            *("answer", "reference", "source"),
+            nulls_last=True,
+            maintain_order=True,
+        )
     merged = rows.group_by("instruction_id").agg(
         pl.col("instruction", "system", EARLIER).first(),
-        pl.col("source", "reference", "task_type", "split", "answer").min(),
+        pl.col("task_type", "split").min(),
+        pl.col("source", "reference", "answer").drop_nulls().first(),
     )
     counts = {"bad_rows": len(bad), "duplicates": rows.height - merged.height}
     return Found(merged.sort("instruction_id"), {**counts, **noted}, beside.in_words(name, fields, rows.height))

@@ -75,10 +75,14 @@ def rows_where(
     among["finish_reason"] = [word for ending in among.get("finish_reason") or () for word in words.words_of(ending)]
     is_unusable = (
         (columns.status != "answer")
-        | (sa.func.trim(columns.text, " \t\r\n") == "")
-        | columns.finish_reason.in_((*words.words_of(words.CUT_OFF), *words.words_of(words.REFUSED)))
-        | columns.text.regexp_match(turns.CONTROL_TOKEN.pattern)
-        | (columns.text.contains("</s>") & ~columns.text.contains("<s>"))
+        # A score has no text, and a rollout is learnt from as it was drawn.
+        | columns.role.not_in(("score", "rollout"))
+        & (
+            (sa.func.trim(columns.text, " \t\r\n") == "")
+            | columns.finish_reason.in_((*words.words_of(words.CUT_OFF), *words.words_of(words.REFUSED)))
+            | columns.text.regexp_match(turns.CONTROL_TOKEN.pattern)
+            | (columns.text.contains("</s>") & ~columns.text.contains("<s>"))
+        )
     )
     found: list[sa.ColumnElement[bool]] = [
         *(columns[name].in_(values) for name, values in among.items() if values),
@@ -355,9 +359,11 @@ def _is_text(value: object) -> bool:
 def _gives_again(row: StoredRow) -> bool:
     """Whether the raw reply, read again, gives the stored answer."""
     try:
+        if wire.read_tokens(row["raw"]) is not None:
+            return True
         read = wire.read_completion(row["raw"], _AS_IT_CAME).outcome
-    except RecursionError:
-        return False  # nested deeper than any reply that was ever read
+    except (RecursionError, LookupError, TypeError, ValueError):
+        return False  # nested deeper than any reply that was ever read, or no tokens where there should be some
     if not isinstance(read, types.Answer):
         return False
     # The reply alone does not say that an answer to be trained on used all its tokens.

@@ -84,8 +84,11 @@ class TrainingJob:
         """
         free = set(self.training.with_mark("free").keys() - self.training.with_mark("saves"))
         left_out: dict[str, Any] = {"output": True, "log_path": True, "training": free}
-        told = TypeAdapter(TrainingJob).dump_python(self, exclude=left_out)
-        return digest(json.loads(json.dumps(told, default=lambda path: path.name)))
+        return digest(
+            json.loads(
+                json.dumps(TypeAdapter(TrainingJob).dump_python(self, exclude=left_out), default=lambda path: path.name)
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """What goes wrong at an endpoint: tried again, given up, told once, and never stored as an answer."""
 
+import asyncio
 from collections import Counter
 
 import pytest
+from aiohttp import web
 
 from tapir_core.calls import CallEngine, Endpoint, Failure, Watch
 from tapir_core.config import CallsConfig
@@ -181,3 +183,22 @@ def test_an_endpoint_that_cannot_be_had_fails_the_asker_only(engine: CallEngine)
         engine.ask(prompts(3), broken)
     with FakeProvider() as provider:
         assert len(engine.ask(prompts(3), provider.endpoint)) == 3
+
+
+class Spent(FakeProvider):
+    """Answers what it took in a second, and then has no credit."""
+
+    async def _send(self, request: web.Request, reply: FakeReply, call: RecordedCall) -> web.StreamResponse:
+        taken = len(self.calls) <= 20
+        await asyncio.sleep(1.0 if taken and len(self.calls) > 4 else 0.0)
+        empty = Status(429, {"error": {"message": "quota", "code": "insufficient_quota"}})
+        return await super()._send(request, reply if taken else empty, call)
+
+
+def test_what_was_in_flight_when_credit_ran_out_is_answered_and_stored(engine: CallEngine):
+    with Spent() as provider:
+        asked = prompts(60)
+        outcomes = engine.ask(asked, lambda: provider.endpoint(concurrency=32))
+        taken = [call.prompt for call in provider.calls[:20]]
+        assert engine.count_stored(asked) == len(taken)
+        assert {text for text in texts(outcomes) if text.startswith("echo")} == {f"echo: {each}" for each in taken}

@@ -94,6 +94,15 @@ def test_of_a_reply_in_parts_the_text_is_the_answer(parts: list[dict[str, Any]],
     assert read(completion(parts)).outcome == Answer(text, "stop", 1000, 500, usd=0.006)
 
 
+def test_thoughts_that_come_as_parts_are_thoughts():
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Let me see."}]}
+    assert read(completion([thought], finish_reason="length")).outcome.kind == "used_up"
+    assert read(completion([thought])).outcome.kind == "no_answer"
+    told = json.dumps(completion([thought, {"type": "text", "text": "42"}]))
+    kept = read_completion(told, replace(PRICED, thinking="keep")).outcome
+    assert kept.text == "<think>\nLet me see.\n</think>\n\n42"
+
+
 @pytest.mark.parametrize(
     ("usage", "more", "tokens"),
     [
@@ -150,6 +159,9 @@ def test_missing_or_odd_usage_counts_as_nothing():
         (500, {"error": {"message": "the context window broke"}}, "server"),
         (503, "", "server"),
         (529, None, "server"),
+        (498, {"error": {"message": "Flex tier capacity exceeded", "code": "capacity_exceeded"}}, "server"),
+        (424, {"error": {"message": "a dependency failed"}}, "server"),
+        (415, {}, "bad_request"),
         (301, "", "server"),
     ],
 )

@@ -26,6 +26,7 @@ NONE = Unparsed("no task types")
         ("Task type: Refund: asks for money", {"Refund": "asks for money"}),
         ("Here they are:\n1. **Task type: Refund**: money: back\nThat is all.", {"Refund": "money: back"}),
         ("- `Task type`: Rückgabe: will zurück", {"Rückgabe": "will zurück"}),
+        ("Task type：退款：要求退款", {"退款": "要求退款"}),
         ("Refund: asks for money", NONE),
         ("Task type: Refund", NONE),
         ("Task type: Refund (money): asks for it", NONE),

@@ -56,6 +56,9 @@ def test_each_unusable_answer_has_one_reason(response: str | None, finish_reason
         ("I'm sorry that we cannot come. I can't help but feel that I let you down.", False),
         ("Sorry, I am late! As an artist I do not own a watch.", False),
         ("I can't help but admire this poem.", False),
+        ("I will not give up on you.", False),
+        ("I won't give up until the work is done.", False),
+        ("I can't provide anything of that kind.", True),
         ("I cannot wait to show you how this works.", False),
         ("Dear team, I am unable to provide the report by Friday.", False),
         ("The translation is: “I cannot answer you.”", False),
@@ -169,3 +172,13 @@ def test_where_refusals_are_meant_they_and_unchanged_texts_are_usable(answer: st
     asked = "Correct: The parcel was sent on Monday and should arrive on Friday at the latest."
     assert unusable_reason(answer, "stop", asked, refusals=True) == reason
     assert unusable_reason(answer, "stop", asked) is not None
+
+
+def test_copies_and_loops_are_seen_in_languages_without_blanks() -> None:
+    asked = "请把下面的句子改写得更礼貌一些,让客户感到满意"
+    assert unusable_reason(asked, "stop", asked) == "copied"
+    assert unusable_reason("麻烦您稍等片刻,我们马上为您处理。", "stop", asked) is None
+    line = "我们应该更加努力地学习和工作"
+    assert unusable_reason("\n".join(f"{each}. {line}" for each in range(59)), "stop") == "looped"
+    assert unusable_reason(f"{line}。" * 59, "stop") == "looped"
+    assert unusable_reason("春天来了。花开了。鸟儿在树上唱歌。孩子们在公园里奔跑。", "stop") is None

@@ -125,6 +125,19 @@ def test_of_several_answers_the_first_in_alphabetical_order_stays(tmp_path: Path
     assert pool.rows["answer"].to_list() == ["B."]
 
 
+def test_answer_and_reference_of_rows_that_are_merged_are_of_one_row(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "A?", "output": "The sum is 12.", "reference": "12"},
+        {"instruction": "A?", "output": "Adding gives 9.", "reference": "9"},
+        {"instruction": "A?", "output": "About 7."},
+        {"instruction": "B?", "output": "It is 4."},
+        {"instruction": "B?", "reference": "4"},
+    ]
+    for some in (rows, rows[::-1]):
+        pool = pool_of(write(tmp_path, some), answers=True).rows.sort("instruction")
+        assert pool.select("answer", "reference").rows() == [("Adding gives 9.", "9"), ("It is 4.", "4")]
+
+
 OTHERS = {"instruction": "question", "output": "answer", "system": "input"}
 """What a file calls its fields; its `input` is no input."""
 

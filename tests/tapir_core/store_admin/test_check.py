@@ -1,11 +1,23 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tapir_core.calls import AnswerStore, CallEngine
+from tapir_core.calls import Answer, AnswerStore, CallEngine
+from tapir_core.calls.store_tables import open_engine
+from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 from tapir_core.errors import TapirError
-from tapir_core.store_admin import check_store, delete_rows, gather_stats, open_existing, rows
+from tapir_core.store_admin import (
+    check_store,
+    copy_answers,
+    delete_rows,
+    gather_stats,
+    open_existing,
+    prune_answers,
+    rows,
+    rows_where,
+)
 from tests.doubles.provider import FakeProvider, Text, make_request
 from tests.tapir_core.store_admin.store_rows import damage_file, fill, is_sound, numbered, refusal, sql
 
@@ -113,3 +125,28 @@ def test_rows_that_cannot_be_removed_say_so(store_url: str):
     engine = open_existing(store_url)
     with pytest.raises(TapirError, match="keep out"):
         delete_rows(engine, check_store(engine).places)
+
+
+def of_tokens(raw: str) -> Callable[[str], Reply]:
+    return lambda _: Reply(Answer("", "stop", 10, 5), raw=raw)
+
+
+TOKENS = '{"tapir_tokens":[[1,2],[3],[-0.5],[[[3,-0.5],[4,-1.5]]]]}'
+
+
+def test_scores_and_rollouts_are_sound_are_copied_and_are_not_unusable(store_url: str, tmp_path: Path):
+    for role in ("rollout", "score"):
+        fill(store_url, [role], role=role, make_reply=of_tokens(TOKENS))
+    fill(store_url, ["empty"], make_reply=of_tokens('{"choices": []}'))
+    engine = open_existing(store_url)
+    assert check_store(engine).faults == {"reply gives another text": 1}
+    there = open_engine(f"sqlite:///{tmp_path / 'copy.sqlite'}")
+    assert copy_answers(engine, there).added == 2
+    prune_answers(engine, rows_where(unusable=True))
+    assert gather_stats(engine).rows == 2
+
+
+@pytest.mark.parametrize("raw", ['{"tapir_tokens":[[1', '{"tapir_tokens":[[1]]}', '{"tapir_tokens":7}'])
+def test_tokens_that_cannot_be_read_are_damaged(store_url: str, raw: str):
+    fill(store_url, ["a"], role="score", make_reply=of_tokens(raw))
+    assert check_store(open_existing(store_url)).faults == {"reply gives another text": 1}
