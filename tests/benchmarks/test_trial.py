@@ -284,3 +284,11 @@ def test_several_answers_are_tried_and_shown(tiny, tmp_path, monkeypatch, capsys
     assert [line.split("|")[1].strip() for line in lines[2:]] == [*answers.ARMS, "prompts"]
     told = json.loads((tmp_path / "found" / "results" / "prompts-s1.json").read_text())
     assert (told["different"], told["examples"], len(told["dev"]["right"])) == (64, 64, 16)
+
+
+def test_the_table_of_several_answers_is_that_of_the_recorded_results():
+    printed = list(answers.show(REPOSITORY / "benchmarks" / "results" / "trial-answers"))
+    assert "\n".join(printed) in (REPOSITORY / "benchmarks" / "trial" / "README.md").read_text()
+    over_all = {cells[1].strip(): cells[6].strip() for line in printed if len(cells := line.split("|")) == 9}
+    told = (REPOSITORY / "docs" / "LOG.md").read_text().replace("−", "-")
+    assert all(over_all[arm].lstrip("+").replace("+", "") in told for arm in ("likeliest", "best", "prompts"))
