@@ -120,9 +120,8 @@ class Storage:
         """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if self.is_local and os.path.isdir(self._full(path)):
-                shutil.rmtree(
-                    os.path.realpath(self._full(path))
-                )  # fsspec refuses the folder in which this process works
+                # fsspec refuses the folder in which this process works, and `rmtree` a link to one.
+                shutil.rmtree(os.path.realpath(self._full(path)))
             else:
                 self._ask(lambda: self._files.rm(glob.escape(self._full(path)), recursive=True))
         # The reply to a removal of many files names those that remain, but s3fs does not read it.
