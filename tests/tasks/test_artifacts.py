@@ -170,7 +170,7 @@ def test_an_incomplete_shard_that_is_not_tried_again_shows_its_rows_at_the_red_t
     assert shown.key == "lacking-judge-round-2-shard-0007-missing"
     assert shown.description is not None
     assert shown.description.startswith("judge (round 2), shard 7: 2 server.")
-    assert "`tapir retry-judge Lacking`" in shown.description
+    assert "`tapir retry-judge Lacking --root runs`" in shown.description
     [row] = json.loads(str(shown.data))
     assert list(row.items()) == [
         ("said", "HTTP 500: out of memory"),
