@@ -326,15 +326,15 @@ def read_row(fields: Fields, *, answers: bool = False) -> Row:
     if stand_ins := [name for name in ("input", "system") if _stands_for_nothing(fields.get(name))]:
         fields = {**fields, **dict.fromkeys(stand_ins)}
     layouts = _layouts(fields)
-    asked = next(iter(layouts.values()))
+    asked, *others = layouts.values()
     if asked.instruction is None:
         raise BadRecordError("the instruction is empty")
-    if len(layouts) > 1:
+    if others:
         _agree(layouts)
-    system = _same("system texts", _text(fields, "system"), *(each.system for each in layouts.values()))
-    is_learnt = all(each.is_learnt for each in layouts.values()) and not is_masked(fields)
+    system = _same("system texts", _text(fields, "system"), asked.system, *[each.system for each in others])
+    is_learnt = not is_masked(fields) and all(each.is_learnt for each in layouts.values())
     is_used = answers and is_learnt
-    given = [each.answer.text for each in layouts.values() if is_used and each.answer]
+    given = [each.answer.text for each in layouts.values() if each.answer] if is_used else []
     noted = ["placeholder_input"] if stand_ins else []
     noted += [] if is_learnt or not answers else ["answer_not_to_be_learnt"]
     return Row(
@@ -426,7 +426,7 @@ class _Beside:
 
     def look_at(self, found: list[tuple[Record, Row]], names: Collection[str]) -> None:
         """Count what a batch has in columns of the file, which are ``names`` so far."""
-        for name in {"input", "system"} - self._taken:
+        for name in {"input", "system"} & {*names} - self._taken:
             if any(not _is_absent(record.fields.get(name)) for record, _ in found):
                 self._taken.add(name)
         for name in names:
@@ -535,7 +535,7 @@ def _texts_of(name: str, value: Any) -> list[str]:
 
 def _layouts(fields: Fields) -> dict[str, _Asked]:
     """Each layout in which the record has something, the conversations first."""
-    found = dict[str, _Asked]()
+    found: dict[str, _Asked] = {}
     if talks := {name: turns for name in _CONVERSATIONS if name in fields and (turns := _turns_in(fields, name))}:
         try:
             given = next((fields[each] for each in TOOL_FIELDS if not _is_absent(fields.get(each))), None)
@@ -663,7 +663,7 @@ def _agree(layouts: Mapping[str, _Asked]) -> None:
 
 def _same(what: str, *texts: str | None) -> str | None:
     """The one text among ``texts``."""
-    given = {text for text in texts if text}
+    given = {*texts} - {None, ""}
     if len(given) > 1:
         raise SaidTwiceError(f"it has {len(given)} different {what}; keep one")
     return given.pop() if given else None

@@ -373,15 +373,13 @@ def _once(pairs: list[tuple[str, Any]]) -> Any:
     if len(found) < len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         return SaidTwiceError(f"`{twice}` stands twice in one object; leave one out")
-    for value in found.values():
-        if type(value) in _MAY_SAY_TWICE:
-            for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, SaidTwiceError):
-                    return each
-    return found
+    if _MAY_SAY_TWICE.isdisjoint(map(type, found.values())):
+        return found
+    parts = chain.from_iterable(value if isinstance(value, list) else [value] for value in found.values())
+    return next((each for each in parts if isinstance(each, SaidTwiceError)), found)
 
 
-_MAY_SAY_TWICE = (list, SaidTwiceError)
+_MAY_SAY_TWICE = frozenset((list, SaidTwiceError))
 _JSON = json.JSONDecoder(object_pairs_hook=_once)
 
 
@@ -404,7 +402,7 @@ def _json_list(text: str, path: str) -> Items:
 def _json_lines(lines: Iterable[str], path: str) -> Items:
     has_objects = False
     for number, line in enumerate(lines, start=1):
-        if line.strip():
+        if not line.isspace():
             item = _json_line(line.removesuffix("\n"))
             has_objects = has_objects or isinstance(item, dict | SaidTwiceError)
             yield number, item

@@ -24,7 +24,7 @@ CEILINGS = {
     "tapir_core/comparison": 701,
     "tapir_core/config": 1526,
     "tapir_core/curriculum": 641,
-    "tapir_core/data": 1088,
+    "tapir_core/data": 1086,
     "tapir_core/estimate": 575,
     "tapir_core/evaluation": 932,
     "tapir_core/judging": 493,

@@ -156,7 +156,9 @@ def test_judgments_that_failed_for_good_are_asked_again_and_no_others(
         monkeypatch.setenv("TAPIR_ROOT", run.ref.root)
         told = evaluate_from_form("asked", "0", "ae", return_state=True)
         assert told.message == str(refused.exception), "without the sentence that Retry goes on: it would not"
-        assert f"`tapir evaluate asked --root {run.ref.root} --benchmark ae --also terminal` asks it again" in told.message
+        assert (
+            f"`tapir evaluate asked --root {run.ref.root} --benchmark ae --also terminal` asks it again" in told.message
+        )
         failed = figures(run, "ae")["win_rate"]["n_failed"]
         assert failed == len(asked) // 4 > 0
         fixed, answered = True, len(student.calls)
