@@ -164,7 +164,9 @@ def main() -> None:
         code = app(standalone_mode=False) or 0
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
-    except PermissionError as error:
+    except OSError as error:
+        if not error.filename:
+            raise
         code = say(f"error: {error.filename}: {error.strerror}; allow it, or name another path", style="red") or 2
     except Exception as error:
         if not hasattr(error, "exit_code"):

@@ -13,6 +13,7 @@ import glob
 import hashlib
 import io
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -386,7 +387,7 @@ def _read_remote(url: str) -> bytes:
     import fsspec
 
     # A query may be a signature.
-    public = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2], query="", fragment="").geturl()
+    public = re.sub(r"(?<=://)[^/]*@|[?#].*", "", url)
     patience = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
     of_http = {"client_kwargs": {"timeout": patience, "trust_env": True}} if url.startswith("http") else {}
     try:

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from tapir_core import config as cfg
 from tapir_core.config.run import LONGEST_NAME
@@ -74,7 +73,7 @@ def _missing_servers(config: cfg.RunConfig) -> Iterator[str]:
 
 def _check_root(config: cfg.RunConfig) -> list[str]:
     root, is_remote = config.run.root, "://" in config.run.root
-    folder = next(each for each in (Path(root), *Path(root).parents) if each.exists())
+    folder = next(each for each in (Path(root), *Path(root).parents) if os.path.exists(each))
     return cfg.problems(
         {
             f'run.root: value "{root}": its runs have no folder for the store of their answers; set calls.store_url = '
@@ -90,7 +89,7 @@ def _check_root(config: cfg.RunConfig) -> list[str]:
 
 def _is_missing(path: str) -> bool:
     """Whether a file is not there; an address is not looked for."""
-    return "://" not in path and not Path(path).is_file()
+    return "://" not in path and not os.path.isfile(path)
 
 
 def _check_data(config: cfg.RunConfig) -> list[str]:
@@ -102,7 +101,7 @@ def _check_data(config: cfg.RunConfig) -> list[str]:
             f'{at}: value "{path}": {missing} {at}=FILE (docs/own-data.md)': _is_missing(path)
             for at, path in files.items()
         }
-        | {f"{at}: {_WITH_PASSWORD}": "@" in urlsplit(path).netloc for at, path in files.items()}
+        | {f"{at}: {_WITH_PASSWORD}": "@" in path.partition("://")[2].partition("/")[0] for at, path in files.items()}
     )
 
 
@@ -113,7 +112,7 @@ def _check_benchmarks(config: cfg.RunConfig) -> Iterator[str]:
             at = f"evaluation.benchmarks.{name}.{field}"
             yield from cfg.problems(
                 {
-                    f"{at}: {_WITH_PASSWORD}": "@" in urlsplit(path).netloc,
+                    f"{at}: {_WITH_PASSWORD}": "@" in path.partition("://")[2].partition("/")[0],
                     f'{at}: value "{path}": there is no such file; bring it from where it is published '
                     "(docs/evaluation.md), or leave the benchmark out": _is_missing(path),
                 }
@@ -136,7 +135,7 @@ def _check_asked(asked: cfg.AskedBenchmark, config: cfg.RunConfig) -> list[str]:
     wrong = {
         **{
             f'.{field}: value "{folder}": there is no such folder; name one that holds the YAML files of tasks, or '
-            "leave it out": not Path(folder).is_dir()
+            "leave it out": not os.path.isdir(folder)
             for field, folder in asked.folders.items()
         },
         f'.baseline.run: value "{name}": is this run itself, whose students have not answered when it starts; name '

@@ -159,15 +159,27 @@ def test_status_and_ask_of_a_run_that_is_not_there_say_so(tmp_path):
     refused(tapir("report", "nothing", "--root", tmp_path), 2, "no run 'nothing'")
 
 
-def test_what_may_not_be_looked_at_is_named(monkeypatch, capsys):
+@pytest.mark.parametrize("why", [errno.EACCES, errno.ENAMETOOLONG, errno.EROFS, errno.ENOSPC])
+def test_what_may_not_be_looked_at_is_named(monkeypatch, capsys, why):
     def refuse(**_):
-        raise PermissionError(errno.EACCES, "Permission denied", "/home/other/pool.jsonl")
+        raise OSError(why, os.strerror(why), "/home/other/pool.jsonl")
 
     monkeypatch.setattr(cli, "app", refuse)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    assert "error: /home/other/pool.jsonl: Permission denied; allow it" in capsys.readouterr().err
+    assert f"error: /home/other/pool.jsonl: {os.strerror(why)}; allow it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field", ["run.root", "data.pool.path", "student.backbone"])
+def test_a_name_that_is_too_long_for_a_file_is_refused(field, tmp_path):
+    config = tmp_path / "own.toml"
+    config.write_text(
+        f'[run]\nname = "x"\n[data.pool]\ntype = "file"\npath = "{tmp_path}/pool.jsonl"\n'
+        '[teacher.endpoint]\ntype = "standin"\n[judge.endpoint]\ntype = "standin"\n'
+    )
+    (tmp_path / "pool.jsonl").write_text('{"instruction": "Name a prime."}\n')
+    refused(tapir("estimate", config, "--set", f"{field}={'a' * 300}"), 2, "a" * 300)
 
 
 def test_a_wrong_flag_is_a_usage_error():

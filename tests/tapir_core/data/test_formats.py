@@ -248,8 +248,8 @@ def test_an_address_that_gives_nothing_is_no_matter_of_the_folder_one_starts_in(
             records_of(address)
 
 
-def test_a_folder_and_an_unknown_protocol_are_no_files(tmp_path: Path) -> None:
-    for path in (str(tmp_path), "nosuchprotocol://bucket/pool.json"):
+def test_a_folder_an_unknown_protocol_and_half_an_address_are_no_files(tmp_path: Path) -> None:
+    for path in (str(tmp_path), "nosuchprotocol://bucket/pool.json", "http://[host/pool.json"):
         with pytest.raises(ConfigError, match="cannot be read"):
             records_of(path)
 
