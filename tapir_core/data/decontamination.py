@@ -22,8 +22,9 @@ missed. Two texts of m and n words, L of them in common, share at least 3L − 1
 which is one or more where their ROUGE-L F1 is above 0.8: only the rarest pairs of a question must be looked for.
 
 Limits: a question in other words, or in another language, is not found. Words are compared as they are, without
-stemming. Scripts without blanks between words (Chinese, Japanese, Korean, Thai) count character by character. Past
-1,112,063 distinct words two rare ones can count as equal.
+stemming; ligatures, wide letters and what is not seen (soft hyphens, blanks of no width) part no two texts, letters of
+another script that look alike do. Scripts without blanks between words (Chinese, Japanese, Korean, Thai) count
+character by character. Past 1,112,063 distinct words two rare ones can count as equal.
 """
 
 import bisect
@@ -62,8 +63,12 @@ ROUNDING = 1e-9
 
 def words_of(text: str) -> list[str]:
     """Words of a text, without case and punctuation; a text without any word gives its characters instead."""
-    folded = unicodedata.normalize("NFC", text).casefold()
-    words = folded.encode().translate(_BLANKED).decode().split() if folded.isascii() else _WORD.findall(folded)
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = (
+        folded.encode().translate(_BLANKED).decode().split()
+        if folded.isascii()
+        else _WORD.findall(re.sub(r"[\u00ad\u200b-\u200f\u2060\ufeff]", "", folded))
+    )
     return words or [character for character in folded if not character.isspace()]
 
 
