@@ -71,7 +71,6 @@ _OF_FILTER = re.compile(r"filter|blacklist|safety|censor|prohibited|moderat")
 
 _ENDING_FIELDS = ("finish_reason", "native_finish_reason", "stop_reason", "done_reason")
 _BLOCK_FIELDS = ("block_reason", "blocked_reason", "amazon_bedrock_guardrail_action")
-_NO_BLOCK = ("", "none", "null")
 
 _REFUSED_CODES = {
     *("content_filter", "content_policy_violation", "responsibleaipolicyviolation", "invalid_prompt", "bio_policy"),
@@ -140,6 +139,10 @@ _PARAMETERS = (
 _MODEL_CODES = {"model_not_found", "model_decommissioned", "invalid_model"}
 _ENDPOINT_CODES = {*_MODEL_CODES, *_UNSUPPORTED_CODES, "unknown_url"}
 """Codes with which the endpoint would refuse every row: storing them as terminal would poison the store."""
+_UNLOADED = re.compile(r"failed to load model|no models? (?:is |are )?loaded")
+"""What LM Studio says, of any request."""
+_ILL_FORMED_CODES = {"json_validate_failed", "tool_use_failed"}
+"""Of a reply of the model's that its provider would not pass on: the next one may be well formed."""
 _WRONG_KEY_BEGINNINGS = ("api key ", "incorrect api key", "invalid api key")
 """Beginnings of the message of a 400 about a wrong key: as a failure of the row it would be stored."""
 _UNPAID_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "arrearage"}
@@ -181,8 +184,10 @@ _WRAPPERS = (
     *(("", each) for each in ("[END FINAL RESPONSE]", "<|return|>", "<|end|>")),
 )
 """Marks that some of them put around the answer after their thoughts."""
-_CLOSING = {opening.lower(): re.compile(re.escape(closing) + r"\s*", re.IGNORECASE) for opening, closing in _PAIRS}
-_CLOSING |= dict.fromkeys(("<think>", "<thinking>"), re.compile(r"</think(?:ing)?>\s*", re.IGNORECASE))
+_CLOSING = {
+    **{opening.lower(): re.compile(re.escape(closing) + r"\s*", re.IGNORECASE) for opening, closing in _PAIRS},
+    **dict.fromkeys(("<think>", "<thinking>"), re.compile(r"</think(?:ing)?>\s*", re.IGNORECASE)),
+}
 _OPENING = re.compile("|".join(map(re.escape, sorted(_CLOSING, key=len, reverse=True))), re.IGNORECASE)
 _LEFT_OPEN = re.compile(
     r"(</think>|\[/THINK\]|</thinking>|</thought>|</seed:think>|◁/think▷|</longcat_think>|<\|think:end\|>)"
@@ -226,7 +231,7 @@ def _blocks(body: object) -> Iterator[str]:
     for name, value in body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ():
         field = _plain(str(name))
         if isinstance(value, str):
-            is_block = field in _BLOCK_FIELDS and _plain(value) not in _NO_BLOCK
+            is_block = field in _BLOCK_FIELDS and _plain(value) not in ("", "none", "null")
             yield from [value] if is_block or (field in _ENDING_FIELDS and read_ending(value) == REFUSED) else []
         elif isinstance(value, dict) and value.get("filtered") is True:
             yield str(name)
@@ -251,7 +256,7 @@ def read_error_words(status: int, codes: frozenset[str], text: str) -> FailureKi
     if wrong_key or codes & _UNPAID_CODES or status in {401, 402, 403}:
         return "unauthorized"
     # 404 and 405 mean a wrong address or model, 407 a proxy that wants a password: not the row's fault.
-    if codes & _ENDPOINT_CODES or status in {404, 405, 407}:
+    if codes & _ENDPOINT_CODES or status in {404, 405, 407} or (status == 400 and _UNLOADED.search(text)):
         return "connection"
     is_rate = any(each in text for each in _PER_MINUTE)
     if (status == 429 and (is_rate or not fits_not)) or (status == 413 and is_rate):
@@ -265,7 +270,7 @@ def read_error_words(status: int, codes: frozenset[str], text: str) -> FailureKi
     if status in CUT_OFF_STATUSES:
         return "timeout"
     # Of others, such as 424 or 498 (out of capacity), the next attempt may be answered.
-    return "bad_request" if status in {400, 413, 415, 422, 431, 451} else "server"
+    return "bad_request" if status in {400, 413, 415, 422, 431, 451} and not codes & _ILL_FORMED_CODES else "server"
 
 
 def refuses_everybody(status: int, codes: frozenset[str], text: str) -> bool:
