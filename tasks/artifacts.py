@@ -230,9 +230,8 @@ def share_done(working: Sequence[progress.StageProgress], stages: Sequence[Stage
 
 
 def _share_of(stage: progress.StageProgress) -> float:
-    if stage.at.wave or stage.ended:
-        return 0.0 if stage.at.wave else 1.0
-    return stage.rows_done / stage.rows if stage.rows else stage.shards_done / max(1, stage.shards)
+    done = stage.rows_done / stage.rows if stage.rows else stage.shards_done / max(1, stage.shards)
+    return 0.0 if stage.at.wave else 1.0 if stage.ended else done
 
 
 def spend_card(

@@ -22,7 +22,7 @@ from tapir_core.calls import Outcome, Parsed, Request, Watch, forget_unread
 from tapir_core.config import RETENTION, JudgeConfig, JudgedHeldout, VerifierConfig
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.evaluation.scores import judges_in_words, score_answers, score_judged
-from tapir_core.judging import Verdict, combine_judges, mode_of, unscored, verdict_rows, verified
+from tapir_core.judging import Verdict, combine_judges, levelled, mode_of, unscored, verdict_rows, verified
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -167,14 +167,23 @@ def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     verdicts += _silent_verdicts(silent, settings)
     for name, each in replies.items():
         verdicts += asking.read_verdicts(mode_of(settings), each, name)
-    verdicts.sort(key=lambda verdict: (verdict.instruction_id, verdict.order, verdict.judge))
+    alike = {
+        *answered.filter(pl.col("student").str.strip_chars() == pl.col("teacher").str.strip_chars())["instruction_id"]
+    }
+    verdicts = sorted(
+        (levelled(each) if each.instruction_id in alike else each for each in verdicts),
+        key=lambda verdict: (verdict.instruction_id, verdict.order, verdict.judge),
+    )
     reasons = Counter(f"unscored: {verdict.reason}" for verdict in verdicts if verdict.status == "unscored")
     instructions = dict(answered.select("instruction_id", "instruction").iter_rows())
     asked = [(identity, instructions[identity]) for each in replies.values() for identity, _ in each]
-    shown = pl.DataFrame(asked, schema=["instruction_id", "instruction"], orient="row")
     parsed = [reply for each in replies.values() for reply in each.values()]
-    counts = {**asking.counts_of(parsed), **verifying, **reasons}
-    return asking.worked(verdict_rows(verdicts), counts, shown, [reply.counts_as for reply in parsed])
+    return asking.worked(
+        verdict_rows(verdicts),
+        {**asking.counts_of(parsed), **verifying, **reasons},
+        pl.DataFrame(asked, schema=["instruction_id", "instruction"], orient="row"),
+        [reply.counts_as for reply in parsed],
+    )
 
 
 def forget_unscored(run: RunFolder, at: StageAt) -> int:

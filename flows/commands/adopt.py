@@ -53,7 +53,6 @@ def adopt(
         init.check_new(each)
     found = fine_tunes.read_fine_tune(str(file))
     rows = len(found.rows)
-    given = sum(bool(row.answer) for row in found.rows)
     test = max(1, min(_TEST, int(_SHARE * rows)))
     dev = max(1, min(_DEV, test // 2))
     try:
@@ -84,15 +83,15 @@ def adopt(
         ) from exc
     trained = found.write(pool, found.held_out(int(_SPARE * (test + dev)), randomness.derive_rng(0, "adopt")))
     config.write_text(init.text_of(asked, config, rows), encoding="utf-8")
-    warned = sources.clean_pool(load.load_config(config)).lost
     print_lines(
         console,
-        f"{file}: {rows:,} rows, {given:,} with an answer. {trained:,} answers are trained on, in {pool}; "
+        f"{file}: {rows:,} rows, {sum(bool(row.answer) for row in found.rows):,} with an answer. "
+        f"{trained:,} answers are trained on, in {pool}; "
         f"{asked.teacher} is asked for {rows - trained:,}, to be compared with.",
         *(f"Left out: {count:,} {what}." for what, count in found.left_out.items()),
         *(f"Warning: {len(found.bad):,} broken rows are left out:" for _ in found.bad[:1]),
         *(f"  {each}" for each in records.first_of([*found.bad])),
-        *(f"Warning: {each}." for each in (warned,) if each),
+        *(f"Warning: {each}." for each in [sources.clean_pool(load.load_config(config)).lost] if each),
         init.next_steps(asked, config),
     )
 

@@ -246,8 +246,12 @@ def look_at_pool(config: RunConfig, read: readers.Found, prompt: Prompt, url: st
                 task_types += [each for each in parsed if isinstance(each, str)]
     if config.teacher.endpoint.is_standin:
         # What the stand-in will say is known without asking it.
-        recognised = filter(None, map(recognise, rows["instruction"]))
-        task_types = [each.task_type for each in recognised if each.task_type in config.curriculum.types.names]
+        names = config.curriculum.types.names
+        task_types = [
+            label
+            for each in map(recognise, rows["instruction"])
+            if each and (label := each.task_type if names[1:] else names[0]) in names
+        ]
         usable_share = len(task_types) / rows.height if rows.height else None
     shares = {name: count / len(task_types) for name, count in Counter(task_types).items()}
     natural = shares if len(task_types) >= _FEWEST_LABELS else None

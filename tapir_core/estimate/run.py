@@ -200,7 +200,15 @@ def estimate_run(
         prompts=evidence.measure_prompts(config, prompts, sampled, pool.natural_shares),
         instruction=evidence.mean_tokens(each["instruction"] for each in sampled),
         sampled=len(sampled),
-        lengths=evidence.stored_lengths(url, {each: versions.get(each[-1], []) for each in asked}),
+        lengths={
+            # A teacher answers about as long as who answered before it; the students learn these answers.
+            **(
+                {("teach", identity_of("teach", config.teacher.endpoint), ""): evidence.mean_tokens(given)}
+                if (given := [answer for each in sampled if (answer := each.get("answer"))])
+                else {}
+            ),
+            **evidence.stored_lengths(url, {each: versions.get(each[-1], []) for each in asked}),
+        },
         benchmarks=evidence.measure_benchmarks(config, prompts),
         seconds=evidence.past_seconds(config),
         speeds=known_speeds(config.run.root),
@@ -359,7 +367,7 @@ def _assumptions(costs: Costs, pool: Pool, planned: Sequence[Line], *, has_basel
     later = [name for name in evaluation.asked if name not in evaluation.each_round]
     replies = {
         f"{line.work.benchmark or line.work.role} {line.completion_tokens:.0f}"
-        + " (stored)" * (line.length == KNOWN_TOKENS): True
+        + " (seen)" * (line.length == KNOWN_TOKENS): True
         for line in planned
         if line.endpoint
     }

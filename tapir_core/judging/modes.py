@@ -11,7 +11,8 @@ is missing, leaves the others'. A combined verdict is unscored only when no judg
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
+from statistics import fmean
 from typing import Any, Literal, TypeVar
 
 import polars as pl
@@ -46,6 +47,12 @@ class Verdict:
 def unscored(instruction_id: str, order: str, reason: str, raw: str | None, judge: str) -> Verdict:
     """A verdict without scores: the judge refused, failed for good, or gave no verdict."""
     return Verdict(instruction_id, order, None, None, "unscored", reason, raw, judge)
+
+
+def levelled(verdict: Verdict) -> Verdict:
+    """The verdict on two equal answers: both have the mean of what it gives them, since only their places differ."""
+    points = [each for each in (verdict.student_score, verdict.teacher_score) if each is not None]
+    return replace(verdict, student_score=(mean := fmean(points)), teacher_score=mean) if points else verdict
 
 
 def verified(

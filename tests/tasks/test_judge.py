@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
+from tapir_core.data.dataset import read_part, write_part
 from tapir_core.errors import ConfigError
 from tapir_core.reporting.judge_report import judge_tables, summarise_judge
 from tapir_core.run_folder import RunFolder, open_run
@@ -202,3 +204,27 @@ def test_pointwise_every_judge_gives_one_verdict(tmp_path: Path) -> None:
         judge(run)
     assert run.rows(JUDGE)["order"].unique().to_list() == ["pointwise"]
     assert run.rows(JUDGE).height == run.rows(ANSWER).height * 2
+
+
+@pytest.mark.parametrize("orders", [["teacher_first"], ["teacher_first", "student_first"]])
+def test_two_equal_answers_are_a_draw_whatever_place_the_judge_likes(tmp_path: Path, orders: list[str]) -> None:
+    with FakeProvider(Judges()) as provider:
+        run = answered_run(tmp_path, endpoint(provider.base_url, "likes the second"), orders=orders)
+        taught = dict(run.rows(StageAt("teach")).select("instruction_id", "response").iter_rows())
+        answers = run.rows(ANSWER)
+        alike = {*answers["instruction_id"][:10]}
+        said = [
+            f"{taught[identity]}\n" if identity in alike else f"Not {own}"
+            for identity, own in answers.select("instruction_id", "response").iter_rows()
+        ]
+        part = write_part(run.storage, ANSWER.folder, answers.with_columns(response=pl.Series(said)))
+        made = judge_shard.fn(run.ref, JUDGE, Piece(0, 1), ShardOutcome(part))
+        assert isinstance(made, Made)
+        verdicts = read_part(run.storage, JUDGE.folder, made.rows)
+    assert verdicts.height == answers.height * len(orders)
+    for identity, order, student, teacher in verdicts.select(
+        "instruction_id", "order", "student_score", "teacher_score"
+    ).iter_rows():
+        apart = 0 if identity in alike else 3 if order == "teacher_first" else -3
+        assert student - teacher == apart
+        assert student + teacher == 11, "the level of what the judge said stays"

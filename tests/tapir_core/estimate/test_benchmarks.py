@@ -137,7 +137,7 @@ def test_stored_judgments_to_the_same_prompt_tell_how_long_they_are(tmp_path: Pa
     found = estimated(config)
     whole = stage(found, "benchmark_replies").needed
     assert whole.completion_tokens.likely == pytest.approx(40 * whole.calls.likely)
-    assert "mine 40 (stored)" in " ".join(found.assumptions)
+    assert "mine 40 (seen)" in " ".join(found.assumptions)
 
 
 def test_lm_evaluation_harness_marks_without_a_call(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.curriculum import shares_of
 from tapir_core.estimate.evidence import (
     Asked,
+    estimate_tokens,
     look_at_pool,
     past_seconds,
     stored_lengths,
     weights_of,
 )
+from tapir_core.estimate.run import estimate_run
 from tapir_core.estimate.workload import Pool, workload
 from tapir_core.prompts import load_prompt
 from tapir_core.run_folder import RunFolder
@@ -121,6 +123,28 @@ def test_answers_that_the_pool_brings_are_not_asked_for(tmp_path: Path) -> None:
     work = {each.role: each for each in workload(config, known, {}) if each.stage in ("label", "teach")}
     assert work["teach"].needed == work["teach"].paid == 5
     assert work["label"].needed > 5
+
+
+def test_where_nothing_is_labelled_the_stand_ins_answers_are_usable_whatever_type_they_are_of(tmp_path: Path) -> None:
+    types = {"Others": "everything"}
+    config = make_config(tmp_path, curriculum={"task_types": types, "target_shares": "equal"})
+    _, known = look(config, tmp_path)
+    assert (known.usable_share, known.natural_shares) == (1.0, {"Others": 1.0})
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8041/v1", "https://api.example.com/v1"])
+def test_a_teacher_answers_as_long_as_the_answers_that_the_pool_brings(tmp_path: Path, address: str) -> None:
+    long = "one word after another " * 25
+    rows = [{"instruction": f"Tell me of river {number}.", "output": long * (number % 4 > 0)} for number in range(400)]
+    (tmp_path / "pool.json").write_text(json.dumps(rows))
+    pool = {"type": "file", "path": str(tmp_path / "pool.json"), "answers": "use"}
+    endpoint = {"type": "openai", "model": "m", "identity": "i", "base_url": address}
+    config = make_config(tmp_path, data={"pool": pool, "heldout": None}, teacher={"endpoint": endpoint})
+    found = estimate_run(config, source="a test")
+    [teach] = [each for each in found.stages if each.name == "teach"]
+    assert teach.paid.calls.likely == 100
+    assert teach.paid.completion_tokens.likely == pytest.approx(100 * estimate_tokens(long), rel=0.01)
+    assert f"teach {estimate_tokens(long)} (seen)" in " ".join(found.assumptions)
 
 
 def test_task_types_of_a_strange_pool_are_not_known(tmp_path: Path) -> None:

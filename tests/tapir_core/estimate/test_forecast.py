@@ -215,7 +215,7 @@ def test_every_judge_of_a_panel_is_asked_at_its_own_price_and_length() -> None:
     config = make_config("runs", teacher={"endpoint": PRICED}, judge={"endpoint": PRICED, "panel": [dearer]})
     lengths: dict[Asked, float] = {("judge", ModelIdentity("another", "i"), ""): 12.0}
     short = forecast(config, POOL, replace(measured(config), lengths=lengths))
-    assert "judge 120, judge 12 (stored)" in " ".join(short.assumptions)
+    assert "judge 120, judge 12 (seen)" in " ".join(short.assumptions)
     judged = stage(short, "judge").needed
     assert judged.completion_tokens.likely == pytest.approx(judged.calls.likely / 2 * (120 + 12))
 
