@@ -160,7 +160,7 @@ def check_student(student: cfg.StudentConfig) -> list[str]:
     """What is wrong with a student: its backbone, its chat template, its engine's room."""
     backbone, folder, template = student.backbone, Path(os.path.expanduser(student.backbone)), student.template
     is_embedded, has_model = backbone.startswith("embedded:"), (folder / "config.json").is_file()
-    is_path = backbone.startswith((".", "/", "~")) or backbone.count("/") > 1 or folder.exists()
+    is_path = backbone.startswith((".", "/", "~")) or backbone.count("/") != 1 or folder.exists()
     longest, room = student.sampling.max_tokens, student.room
     return cfg.problems(
         {

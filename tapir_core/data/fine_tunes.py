@@ -50,13 +50,22 @@ class FineTune(NamedTuple):
         """Groups drawn by ``rng`` that have about so many ``rows`` together: a larger one stays, if there are others.
 
         No row that stays holds the question of one that is drawn.
+
+        Raises:
+            ConfigError: none with an answer would stay.
         """
         sizes, drawn, lacking = Counter(self.groups), set[str](), rows
         for each in rng.sample(sorted(sizes), len(sizes)):
             if 0 < sizes[each] <= lacking:
                 drawn.add(each)
                 lacking -= sizes[each]
-        return drawn or {min(sizes, key=lambda each: (sizes[each], each))}
+        held_out = drawn or {min(sizes, key=lambda each: (sizes[each], each))}
+        if not any(row.answer for group, row in zip(self.groups, self.rows, strict=True) if group not in held_out):
+            raise ConfigError(
+                f"too few conversations to hold some out and learn from the others: {len(sizes)} with a first question "
+                "of their own; bring more with answers"
+            )
+        return held_out
 
     def write(self, path: Path, held_out: set[str]) -> int:
         """Write the rows as JSON lines of messages, those of ``held_out`` without their answers; says how many have."""
@@ -105,8 +114,12 @@ def _rows_of(record: Record, left_out: Counter[str], bad: list[str], models: set
             return
         if given and readers.role_of(asked[-1]) == "assistant":
             given = []  # it stands there already
-        names = (*readers.TOOL_FIELDS, "system", "source", "reference")
-        beside = {name: each[name] for each in holders for name in names if each.get(name)}
+        beside = {
+            name: each[name]
+            for each in holders
+            for name in (*readers.TOOL_FIELDS, "system", "source", "reference")
+            if each.get(name)
+        }
         # What is asked along with an answer of its own is context: an example, or a turn that nobody chose.
         turns, first = [*asked, *given], len(asked) + 1 if given else 1
         for place, turn in enumerate(turns[first - 1 :], start=first):
@@ -133,8 +146,15 @@ def _asked(holders: Sequence[Fields]) -> list[dict[str, Any]]:
     Raises:
         BadRecordError: one of them is none.
     """
-    names = ("messages", "conversations", "input_messages")
-    found: list[Any] = next((each[name] for each in holders for name in names if isinstance(each.get(name), list)), [])
+    found: list[Any] = next(
+        (
+            each[name]
+            for each in holders
+            for name in ("messages", "conversations", "input_messages")
+            if isinstance(each.get(name), list)
+        ),
+        [],
+    )
     if not all(isinstance(each, dict) for each in found):
         raise BadRecordError("a turn is no object with a role and a text")
     return list(found)
@@ -146,9 +166,8 @@ def _given(fields: Fields, holders: Sequence[Fields], left_out: Counter[str]) ->
     if preferred is not None:
         given = preferred if isinstance(preferred, list) else [preferred]
     else:
-        bodies = [body for each in holders if isinstance(body := each.get("body"), dict)]
-        listed = (each.get("choices") for each in (*holders, *bodies))
-        choices: list[Any] = next((each for each in listed if isinstance(each, list)), [])
+        wholes = (part for each in holders for part in (each, each.get("body")) if isinstance(part, dict))
+        choices: list[Any] = next((made for each in wholes if isinstance(made := each.get("choices"), list)), [])
         left_out[_FURTHER] += max(0, len(choices) - 1)
         first = choices[0] if choices and isinstance(choices[0], dict) else {}
         if first and read_ending(str(first.get("finish_reason") or "stop")) not in (WHOLE, TOOL_CALLS):

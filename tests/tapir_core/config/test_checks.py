@@ -113,7 +113,14 @@ def test_a_backbone_that_looks_like_a_path_must_be_there(backbone: str) -> None:
     assert "no config.json in that folder" in the_problem(student={"backbone": backbone})
 
 
-@pytest.mark.parametrize("backbone", ["org/model", "gpt2", "embedded:smollm2-135m-instruct"])
+@pytest.mark.parametrize("backbone", ["gpt2", "embeded", "qwen9"])
+def test_a_word_that_is_no_folder_is_no_hub_id_but_a_slip(backbone: str) -> None:
+    said = the_problem(student={"backbone": backbone})
+    assert said.startswith(f'student.backbone: value "{backbone}": there is no model')
+    assert 'a hub id such as "org/name", or "embedded:' in said
+
+
+@pytest.mark.parametrize("backbone", ["org/model", "embedded:smollm2-135m-instruct"])
 def test_a_hub_id_and_the_embedded_student_are_not_looked_for_here(backbone: str) -> None:
     assert check_config(make_config(student={"backbone": backbone})) == []
 

@@ -154,7 +154,8 @@ def test_whole_conversations_are_held_out_and_lose_their_answers(tmp_path: Path)
     held_out = found.held_out(8, random.Random(3))
     assert len(held_out) == 4, "two rows each"
     assert found.held_out(8, random.Random(3)) == held_out
-    assert len(found.held_out(1000, random.Random(3))) == 20
+    with pytest.raises(ConfigError, match="too few conversations to hold some out and learn from the others: 20 with"):
+        found.held_out(1000, random.Random(3))
     assert found.write(tmp_path / "pool.jsonl", held_out) == 32
     records = [*read_records(str(tmp_path / "pool.jsonl"))]
     rows = [readers.read_row(each.fields, answers=True) for each in records]
