@@ -238,12 +238,14 @@ def export(
     """`tapir export`."""
     use = (files("tasks.engines") / "exported_student.md").read_text().rstrip()
     run = RunFolder(run_ref(name, root))
+    if parser := getattr(run.config.student.engine, "tool_parser", ""):
+        use = use.replace("FOLDER`.", f"FOLDER --enable-auto-tool-choice --tool-call-parser {parser}`.")
     number = run_state.find_student(run, which)
     folder = Storage(to or paths.export_folder(run.ref.name, number))
-    checkpoint = Storage(f"{run.storage.url}/{stages.checkpoint_at(number).folder}")
-    modelfile, why = run_files.write_modelfile(checkpoint, run.config.student)
+    modelfile, why = run_files.write_modelfile(
+        Storage(f"{run.storage.url}/{stages.checkpoint_at(number).folder}"), run.config.student
+    )
     texts = {paths.MODEL_CARD: model_card(run, number, use)} | ({paths.MODELFILE: modelfile} if modelfile else {})
-    written = run_files.export_student(run, number, folder, texts, on_file=say)
-    say(f"{len(written)} files, all verified")
+    say(f"{len(run_files.export_student(run, number, folder, texts, on_file=say))} files, all verified")
     say("Modelfile for Ollama: " + (f"none, for {why}" if why else "never run with it"))
     print_lines(console, f"{student_name(number)} of run {run.ref.name} is in {folder.url}")

@@ -77,6 +77,15 @@ def test_a_student_of_a_known_family_has_a_modelfile_and_another_is_told_why_not
     assert 'PARAMETER stop "<|im_end|>"' in (tmp_path / "mine/Modelfile").read_text()
 
 
+@pytest.mark.parametrize("parser", ["", "hermes"])
+def test_the_card_of_a_student_that_calls_tools_says_how_its_calls_are_parsed(tmp_path: Path, parser: str) -> None:
+    config = make_config(tmp_path / "runs", student={"engine": {"type": "vllm", "tool_parser": parser}})
+    export(build_run(tmp_path / "runs", config=config, until=StageAt("train", 0)), "--round=0", f"--to={tmp_path}/mine")
+    [served] = [each for each in (tmp_path / "mine/README.md").read_text().splitlines() if "vllm serve" in each]
+    options = " --enable-auto-tool-choice --tool-call-parser hermes" if parser else ""
+    assert served.endswith(f"`vllm serve FOLDER{options}`.")
+
+
 @pytest.mark.parametrize("which", ["3", "backbone", "all"])
 def test_a_student_that_was_not_trained_is_refused_with_those_that_were(
     run: RunFolder, tmp_path: Path, which: str
