@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from tapir_core import tools
 from tapir_core.calls.words import TOOL_CALLS, WHOLE, read_ending
 from tapir_core.data import readers
-from tapir_core.data.records import BadRecordError, Fields, Record, read_records
+from tapir_core.data.records import MARKS, BadRecordError, Fields, Record, read_records
 from tapir_core.errors import ConfigError
 from tapir_core.turns import messages_of, user_texts
 
@@ -90,7 +90,7 @@ def read_fine_tune(path: str) -> FineTune:
         ConfigError: it cannot be read, or no row is left.
     """
     found, left_out, bad, models = dict[str, readers.Row](), Counter[str](), list[str](), set[str]()
-    for record in read_records(path):
+    for record in read_records(path, marks=(*MARKS, *_ASKED)):
         for row in _rows_of(record, left_out, bad, models):
             before = found.get(row.instruction_id)
             left_out[_TWICE] += before is not None

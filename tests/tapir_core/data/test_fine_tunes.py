@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from tapir_core.data import readers
@@ -141,6 +142,17 @@ def test_a_file_without_a_row_is_refused_with_the_reasons(tmp_path: Path) -> Non
     silent = [*chat("Bomb?"), said("assistant", None, refusal="No.")]
     with pytest.raises(ConfigError, match=r"1 assistant turns without text.*row 2.*docs/adopt.md"):
         read(tmp_path, {"messages": silent}, {"messages": [said("assistant", "Hi.")]})
+
+
+def test_a_table_of_pairs_is_taken_and_another_is_refused_by_what_it_lacks(tmp_path: Path) -> None:
+    asked = [{"messages": [said("user", f"Q{each}?")]} for each in range(3)]
+    table = pl.DataFrame({"input": asked, "preferred_output": [[said("assistant", "A")]] * 3})
+    table.write_parquet(tmp_path / "pairs.parquet")
+    assert pairs(read_fine_tune(str(tmp_path / "pairs.parquet"))) == [(f"Q{each}?", "A") for each in range(3)]
+    (tmp_path / "other.csv").write_text("question,answer\nWhat?,That.\n")
+    with pytest.raises(ConfigError, match="no column instruction, .*, request or body .found 'question'") as refused:
+        read_fine_tune(str(tmp_path / "other.csv"))
+    assert "data.pool" not in str(refused.value), "there is no configuration yet"
 
 
 def test_a_pool_in_another_format_is_taken_too(tmp_path: Path) -> None:
