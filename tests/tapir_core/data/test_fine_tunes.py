@@ -150,7 +150,7 @@ def test_a_table_of_pairs_is_taken_and_another_is_refused_by_what_it_lacks(tmp_p
     table.write_parquet(tmp_path / "pairs.parquet")
     assert pairs(read_fine_tune(str(tmp_path / "pairs.parquet"))) == [(f"Q{each}?", "A") for each in range(3)]
     (tmp_path / "other.csv").write_text("question,answer\nWhat?,That.\n")
-    with pytest.raises(ConfigError, match="no column instruction, .*, request or body .found 'question'") as refused:
+    with pytest.raises(ConfigError, match=r"no column instruction, .*, request or body \(found 'question'") as refused:
         read_fine_tune(str(tmp_path / "other.csv"))
     assert "data.pool" not in str(refused.value), "there is no configuration yet"
 
