@@ -266,8 +266,8 @@ def score_note(found: Iterable[Score | None]) -> str:
     return together(
         (
             "Quality retention is the per cent of held-out instructions on which the student's answer matches or beats "
-            "the teacher's (equal ones match); one on which the two orders disagree counts half, and unscored ones count "
-            "in no figure. "
+            "the teacher's (equal ones match); one on which the two orders disagree counts half, and unscored ones "
+            "count in no figure. "
             "The 95 % interval is Student's t, or Wilson's where nothing counts half."
             if judged
             else "",
