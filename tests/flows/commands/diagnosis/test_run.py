@@ -59,12 +59,25 @@ def ask(provider: FakeProvider, root: Path, **fields: Any) -> Finding:
             "as empty: 240",
         ),
         ([{"instruction": text} for text in mails(240)], "ok", '240 instructions, the first is "Order'),
+        (
+            [
+                {
+                    "messages": [
+                        {"role": role, "content": f"{said} {number}."}
+                        for role, said in (("user", "Hello, this is"), ("assistant", "Hi"), ("user", "What about"))
+                    ]
+                }
+                for number in range(240)
+            ],
+            "ok",
+            'the first is "What about',
+        ),
         ([{"instruction": text} for text in mails(60)], "warning", "60 instructions are few: 6 of them are held out"),
         ([{"instruction": text} for text in mails(9)], "fault", "person named above"),
         ([{"question": "Name a river."}], "fault", "found 'question'"),
     ],
 )
-def test_the_pool_is_read_and_shown(tmp_path: Path, rows: list[dict[str, str]], level: str, found: str) -> None:
+def test_the_pool_is_read_and_shown(tmp_path: Path, rows: list[dict[str, Any]], level: str, found: str) -> None:
     (tmp_path / "pool.json").write_text(json.dumps(rows))
     config = make_config(tmp_path, data={"pool": {"type": "file", "path": str(tmp_path / "pool.json")}})
     pool = look(config, tmp_path, "data.pool")
