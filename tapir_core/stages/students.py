@@ -246,7 +246,7 @@ JUDGE = declare(
             }
         ),
         row="a verdict: an instruction, an order, a judge",
-        version=2,
+        version=3,
         when=lambda c, at: c.judges(at.number),
         reads=lambda c, at: _in_round(c, at, "answer"),
         settings=lambda c, _: judge_fields(c),
@@ -352,7 +352,7 @@ WAVE_EXAMINED = _wave_step(
     "examined",
     pl.Schema({"instruction_id": TEXT, "task_type": TEXT, "response": TEXT, "finish_reason": TEXT, "mfd": NUMBER}),
     "wave_screened",
-    version=2,
+    version=3,
     asks="teacher",
     roles=("label", "teach", "answer", "judge"),
 )
@@ -370,7 +370,7 @@ EXPAND = declare(
         folder="expansion",
         columns=EXPANSION,
         row="a new instruction that passed every gate",
-        version=2,
+        version=3,
         when=_is_numbered,
         reads=_expanded,
         reads_beside=_measured,
