@@ -14,7 +14,6 @@ from flows.commands.terminal import console, print_lines
 from tapir_core import prices, randomness, sources, turns
 from tapir_core.config import OpenAIEndpoint, load
 from tapir_core.data import fine_tunes, records
-from tapir_core.errors import ConfigError
 from tapir_core.estimate.evidence import estimate_tokens
 
 _JUDGE = "gpt-6-luna"
@@ -49,13 +48,11 @@ def adopt(
 ) -> None:
     """`tapir adopt`."""
     pool = config.with_suffix(".jsonl")
-    for each in (config, pool):
-        init.check_new(each)
-    found = fine_tunes.read_fine_tune(str(file))
-    rows = len(found.rows)
-    test = max(1, min(_TEST, int(_SHARE * rows)))
-    dev = max(1, min(_DEV, test // 2))
-    try:
+    with init.whole([config, pool], "--model, --address, --judge, --student, --usd and --price"):
+        found = fine_tunes.read_fine_tune(str(file))
+        rows = len(found.rows)
+        test = max(1, min(_TEST, int(_SHARE * rows)))
+        dev = max(1, min(_DEV, test // 2))
         asked = init.Asked(
             str(pool),
             "",
@@ -69,20 +66,18 @@ def adopt(
             ),
         )
         asked = init.ask(asked, student, asked.teacher, address, usd)
-        if not asked.judge:
-            suggested = _JUDGE if asked.address == init.OPENAI else None
-            asked = replace(asked, judge=typer.prompt("Judge: another model there", default=suggested))
         has_tools = any(turns.has_tools(row._asdict()) for row in found.rows)
         name = "smollm" if asked.embedded else (asked.preset or Path(asked.backbone).name).lower()
-        tools = next((each for family, each in _TOOLS.items() if has_tools and name.startswith(family)), None)
-        asked = replace(asked, price=price or _price(asked), tools=tools)
-    except typer.Abort as exc:
-        raise ConfigError(
-            f"{config} is not written, for a question has no answer; give it at the terminal, or as --model, "
-            "--address, --judge, --student, --usd and --price"
-        ) from exc
-    trained = found.write(pool, found.held_out(int(_SPARE * (test + dev)), randomness.derive_rng(0, "adopt")))
-    config.write_text(init.text_of(asked, config, rows), encoding="utf-8")
+        asked = replace(
+            asked,
+            judge=asked.judge
+            or typer.prompt("Judge: another model there", default=_JUDGE if asked.address == init.OPENAI else None),
+            price=price or _price(asked),
+            tools=next((each for family, each in _TOOLS.items() if has_tools and name.startswith(family)), None),
+        )
+        trained = found.write(pool, found.held_out(int(_SPARE * (test + dev)), randomness.derive_rng(0, "adopt")))
+        config.write_text(init.text_of(asked, config, rows), encoding="utf-8")
+        lost = sources.clean_pool(load.load_config(config)).lost
     print_lines(
         console,
         f"{file}: {rows:,} rows, {sum(bool(row.answer) for row in found.rows):,} with an answer. "
@@ -91,15 +86,15 @@ def adopt(
         *(f"Left out: {count:,} {what}." for what, count in found.left_out.items()),
         *(f"Warning: {len(found.bad):,} broken rows are left out:" for _ in found.bad[:1]),
         *(f"  {each}" for each in records.first_of([*found.bad])),
-        *(f"Warning: {each}." for each in [sources.clean_pool(load.load_config(config)).lost] if each),
+        *(f"Warning: {each}." for each in [lost] if each),
         init.next_steps(asked, config),
     )
 
 
 def _price(asked: init.Asked) -> tuple[float, float] | None:
     """What the fine-tune costs, where no list says it and something is paid."""
-    endpoint = OpenAIEndpoint(model=asked.teacher, base_url=asked.address)
-    if not asked.usd or not isinstance(prices.price_of(endpoint), prices.UnknownPrice):
+    listed = prices.price_of(OpenAIEndpoint(model=asked.teacher, base_url=asked.address))
+    if not asked.usd or not isinstance(listed, prices.UnknownPrice):
         return None
     prompt, completion = (
         typer.prompt(f"USD for a million {each} tokens of {asked.teacher}", type=float)

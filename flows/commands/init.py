@@ -8,7 +8,8 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -157,30 +158,36 @@ def init(
     column: Annotated[str | None, typer.Option(help="Of the file's columns the one with the instructions.")] = None,
 ) -> None:
     """`tapir init`."""
-    check_new(file)
-    try:
+    with whole([file], "--instructions, --student, --teacher, --address and --usd"):
         own, rows = _instructions(instructions, {} if column is None else {"instruction": column})
         asked = ask(own, student, teacher, address, usd)
-    except typer.Abort as exc:
-        raise ConfigError(
-            f"{file} is not written, for a question has no answer; give it at the terminal, or as --instructions, "
-            "--student, --teacher, --address and --usd"
-        ) from exc
-    file.write_text(text_of(asked, file, rows), encoding="utf-8")
-    few = sources.few_in_words(rows, load.load_config(file)) if asked.own else ""
+        file.write_text(text_of(asked, file, rows), encoding="utf-8")
+        few = sources.few_in_words(rows, load.load_config(file)) if asked.own else ""
     print_lines(console, (few and f"Warning: {few}.\n") + next_steps(asked, file))
 
 
-def check_new(file: Path) -> None:
-    """Refuse a file that cannot be written anew.
+@contextmanager
+def whole(files: Sequence[Path], options: str) -> Iterator[None]:
+    """New files of a command that asks its user: all of them, or where it is refused or interrupted none.
 
     Raises:
-        ConfigError: it is there, or has no folder.
+        ConfigError: one is there, or has no folder; a question has no answer, which ``options`` could have given.
     """
-    if file.exists():
-        raise ConfigError(f"{file} is there already; give another name, or remove it")
-    if not file.parent.is_dir():
-        raise ConfigError(f"{file}: there is no folder {file.parent}; make it, or give another name")
+    for file in files:
+        if file.exists():
+            raise ConfigError(f"{file} is there already; give another name, or remove it")
+        if not file.parent.is_dir():
+            raise ConfigError(f"{file}: there is no folder {file.parent}; make it, or give another name")
+    try:
+        yield
+    except BaseException as exc:
+        for file in files:
+            file.unlink(missing_ok=True)
+        if not isinstance(exc, typer.Abort):
+            raise
+        raise ConfigError(
+            f"{files[0]} is not written, for a question has no answer; give it at the terminal, or as {options}"
+        ) from exc
 
 
 def next_steps(asked: Asked, file: Path) -> str:

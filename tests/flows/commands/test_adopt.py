@@ -76,6 +76,14 @@ def test_nothing_is_written_where_a_question_has_no_answer(file: Path) -> None:
     assert [*file.parent.iterdir()] == [file]
 
 
+def test_nothing_stays_of_what_is_refused_after_it_was_written(file: Path) -> None:
+    words = ["--model", FINE_TUNE, "--judge", "gpt-6-luna", "--student", "qwen2.5", "--usd", "5"]
+    done = adopt(file, *words, "--address", "https://api.openai.com/v1", "--price", "-1", "1")
+    assert isinstance(done.exception, ConfigError)
+    assert "usd_per_million" in str(done.exception)
+    assert [*file.parent.iterdir()] == [file]
+
+
 @pytest.mark.parametrize("there", ["new.toml", "new.jsonl"])
 def test_a_file_that_is_there_stays(file: Path, there: str) -> None:
     file.with_name(there).write_text("mine")
