@@ -7,6 +7,7 @@ answers, equal verdicts) comes from the store, and one budget holds for all of t
 another process is at work on is left to it, so that several workers can take one list.
 """
 
+import json
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,10 +17,10 @@ from pathlib import Path
 from statistics import fmean
 
 from flows.driver import check_settings, read_config
-from flows.whole_run import Distil, drive, is_finished, lacks_baseline
+from flows.whole_run import Distil, drive, is_finished
 from tapir_core import errors, paths, run_state
 from tapir_core.calls import AnswerStore, store_url
-from tapir_core.comparison import figures, matching, trial
+from tapir_core.comparison import baseline, figures, matching, trial
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome, shipped_versions
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.config import RunConfig, load, presets
@@ -308,7 +309,7 @@ def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequ
     listed = presets.load_backbones(backbones)
     source = str(config or listed.config)
     curriculum = load.load_config(source, overrides)
-    shared = [] if curriculum.budget.shared else [f"budget.shared={curriculum.run.name}"]
+    shared = [] if curriculum.budget.shared else [f"budget.shared={json.dumps(curriculum.run.name)}"]
     return run_state.Sweep(
         source, (*shared, *overrides), RunRef(curriculum.run.root, curriculum.run.name), listed.backbones
     )
@@ -345,8 +346,14 @@ def finish_sweep(
         say(f"backbone {entry.name}")
         swept.append(_sweep_backbone(sweep, entry, distil, say))
         say(f"backbone {entry.name}: {swept[-1].outcome}")
+        if swept[-1].outcome == "stopped by a cap":  # which holds for all of them
+            break
     if (written := side_by_side.write_sweep_report(sweep.curriculum, swept)) is not None:
         show(*written)
+        if others := {each.ref.name for each in run_state.finished_runs(swept)} - {
+            each.name for each in written[0].runs
+        }:
+            say(f"not beside them, for the teacher's answers made another held-out set: {', '.join(sorted(others))}")
     return swept
 
 
@@ -354,7 +361,7 @@ def plan_trial(config: RunConfig, rows: int) -> tuple[dict[str, RunConfig], dict
     """The trial of every method that the configuration takes, that on most rows first; and why others cannot be.
 
     Raises:
-        ConfigError: plain answers cannot be configured, or the held-out set has no references.
+        ConfigError: plain answers cannot be configured, or the held-out set has no or too few references.
     """
     planned, lacking = dict[str, RunConfig](), dict[str, str]()
     for method in sorted(trial.METHODS, key=lambda each: each != trial.MORE):
@@ -407,13 +414,17 @@ def _sweep_backbone(sweep: run_state.Sweep, entry: presets.BackboneEntry, distil
     outcome: run_state.Outcome = "finished before"
     try:
         config = _config_of(sweep, entry, say)
-        if run_state.lacks_run(config, gather_files(config)) or lacks_baseline(RunFolder(run)):
+        if run_state.lacks_run(config, gather_files(config)) or not all(
+            map(is_finished, baseline.match_baselines(RunFolder(run)))
+        ):
             drive(config, distil, say=say)
             outcome = "finished"
         summary = summarise(RunFolder(run))
         require_figures(summary)
     except errors.RunBusy as busy:
         return run_state.Swept(entry.name, run, "at work elsewhere", str(busy))
+    except errors.BudgetReached as error:
+        return run_state.Swept(entry.name, run, "stopped by a cap", str(error))
     except errors.NoFigure as error:
         return run_state.Swept(entry.name, run, "without a figure", str(error))
     except Exception as error:  # told, and the sweep ends as failed; the other backbones do not wait for it

@@ -66,11 +66,6 @@ def drive(
     return baseline.with_baseline(summarise(run), run)
 
 
-def lacks_baseline(run: RunFolder) -> bool:
-    """Whether a finished run is to have a baseline that is not finished; one that trained no round has none."""
-    return any(not is_finished(each) for each in baseline.match_baselines(run))
-
-
 def drive_baseline(run: RunFolder, distil: Distil, *, say: Say) -> None:
     """Finish the baseline of a finished run that nobody holds, where it is to have one.
 

@@ -266,6 +266,10 @@ def export_student(
         "round": paths.OF_NO_ROUND.get(number, number),
         "checkpoint": manifest.digest,
     }
+    if strange := sorted({*to.files()} & listed.keys() - before.keys()):
+        raise errors.ConfigError(
+            f"{to.url}/{strange[0]} is not of an export, and this one has a file of its name; move it to another place"
+        )
     # Until they are removed, the files of the export before are named as this one's: a removal may break off too.
     _write_record(to, {**record, "files": before | listed, "complete": False})
     for name in before.keys() - listed.keys():

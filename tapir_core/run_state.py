@@ -400,7 +400,7 @@ def failed_judgments(run: RunFolder, at: stages.StageAt) -> int:
     return run.rows(at).filter(status="failed").height if judged and run.holds(at) else 0
 
 
-Outcome = Literal["finished before", "finished", "at work elsewhere", "without a figure", "failed"]
+Outcome = Literal["finished before", "finished", "at work elsewhere", "without a figure", "stopped by a cap", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,7 +456,9 @@ def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
 
 def finished_runs(swept: Sequence[Swept]) -> list[RunFolder]:
     """The runs that can be compared."""
-    return [RunFolder(each.run) for each in swept if each.outcome not in ("failed", "at work elsewhere")]
+    return [
+        RunFolder(each.run) for each in swept if each.outcome in ("finished before", "finished", "without a figure")
+    ]
 
 
 def sweep_sentence(swept: Sequence[Swept]) -> str:

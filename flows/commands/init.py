@@ -158,7 +158,7 @@ def init(
     column: Annotated[str | None, typer.Option(help="Of the file's columns the one with the instructions.")] = None,
 ) -> None:
     """`tapir init`."""
-    with whole([file], "--instructions, --student, --teacher, --address and --usd"):
+    with whole([file], "--instructions, --column, --student, --teacher, --address and --usd"):
         own, rows = _instructions(instructions, {} if column is None else {"instruction": column})
         asked = ask(own, student, teacher, address, usd)
         file.write_text(text_of(asked, file, rows), encoding="utf-8")
@@ -204,7 +204,8 @@ def _instructions(given: str | None, columns: Mapping[str, str]) -> tuple[Asked,
         try:
             return asked, _count(asked) if asked.own else _ROWS
         except UnknownLayout as unknown:
-            named = replace(asked, columns=unknown.likely or {"instruction": _ask_column(unknown)})
+            question = f"Column with the instructions ({', '.join(unknown.found)})"
+            named = replace(asked, columns=unknown.likely or {"instruction": typer.prompt(question)})
             return named, _count(named)
 
     if given is not None:
@@ -258,13 +259,6 @@ def _until(question: str, take: Callable[[str], T], default: str | None = None) 
 
     found: T = typer.prompt(question, default=default, value_proc=taken)
     return found
-
-
-def _ask_column(unknown: UnknownLayout) -> str:
-    try:
-        return str(typer.prompt(f"Column with the instructions ({', '.join(unknown.found)})"))
-    except typer.Abort as exc:
-        raise ConfigError(f"{unknown}; or give --column NAME") from exc
 
 
 def _count(asked: Asked) -> int:

@@ -14,7 +14,7 @@ from flows.prefect_server.server import enter_server, ignore_settings, standing_
 from tapir_core import paths, run_state
 from tapir_core.comparison import figures, matching, trial
 from tapir_core.config import load, presets
-from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
+from tapir_core.errors import BudgetReached, ConfigError, MissingPrerequisite, TapirError
 from tapir_core.estimate.run import estimate_run, sum_usd
 from tapir_core.reporting import arms_report, estimate_table
 from tapir_core.reporting.side_by_side import (
@@ -98,7 +98,7 @@ def sweep(
         swept = series.finish_sweep(planned, partial(shown.do, "distil"), _print_side_by_side, say=terminal.say)
     said = run_state.sweep_sentence(swept)
     if not all(each.is_well for each in swept):
-        raise TapirError(said)
+        raise BudgetReached(said) if swept[-1].outcome == "stopped by a cap" else TapirError(said)
     terminal.print_lines(terminal.console, said)
 
 

@@ -62,7 +62,8 @@ def match_baselines(run: RunFolder) -> list[matching.MatchedRun]:
     Raises:
         ConfigError: another run has the name of one.
     """
-    return [_match(run, each) for each in run.config.baselines] if any(run.trained_rounds) and is_wanted(run) else []
+    wanted = run.config.baselines if any(run.trained_rounds) and is_wanted(run) else []
+    return [_match(run, each) for each in wanted if not math.isnan(times_of(run, each))]
 
 
 def _match(run: RunFolder, equal: str) -> matching.MatchedRun:
@@ -85,7 +86,8 @@ def _match(run: RunFolder, equal: str) -> matching.MatchedRun:
 def times_of(run: RunFolder, equal: str) -> float:
     """As often as the run's rounds a baseline trains on their tokens.
 
-    In as much time of the machine it has as many as plain fine-tuning gets through, as fast as S_0's was.
+    In as much time of the machine it has as many as plain fine-tuning gets through, as fast as S_0's was; NaN where
+    that time is not known.
     """
     if equal == "tokens":
         return 1.0
@@ -140,6 +142,20 @@ def read_baselines(run: RunFolder) -> tuple[Baseline, ...]:
 def read_baseline(run: RunFolder, equal: str = "tokens") -> Baseline | None:
     """What came of a baseline of a run, as far as that has begun; nothing where the run has none."""
     beside = baseline_of(run, equal)
+    if is_wanted(run) and any(run.trained_rounds) and math.isnan(times_of(run, equal)):
+        return Baseline(
+            run=beside.ref.name,
+            next_stage=None,
+            last=max(run.trained_rounds),
+            student=None,
+            tokens=0,
+            run_tokens=outcome.total(_rounds(run)).tokens,
+            equal=equal,
+            seconds=math.nan,
+            run_seconds=math.nan,
+            why="a stage was interrupted, and its last start found most answers in the store, so nobody knows how long "
+            "all of them took",
+        )
     if not is_wanted(run) or not beside.storage.exists(paths.RUN_RECORD) or not _is_baseline(beside):
         return None
     made, before, after = summarise(beside), outcome.read_trainings(run), outcome.read_trainings(beside)

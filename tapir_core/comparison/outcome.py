@@ -233,7 +233,7 @@ def usd_of(spent: Usage | Spend, role: str, prices: presets.RolePrices | None) -
     """What answers cost, or would at ``prices``."""
     if prices is None:
         return spent.usd
-    price = prices.judge if role == "judge" else prices.teacher
+    price = prices.judge if role in ("judge", "benchmark") else prices.teacher
     return (
         spent.prompt_tokens * price.usd_per_million_prompt_tokens
         + spent.completion_tokens * price.usd_per_million_completion_tokens

@@ -77,11 +77,11 @@ class Gain:
     """Share of items (0-1) that it has right more; None of plain answers, and where too few are marked by both."""
     more_usd: float = 0.0
     more_hours: float = 0.0
-    """What it took beyond plain answers; 0 where that is no more than `_NO_MORE` of those."""
+    """What it took beyond plain answers; 0 where that is no more than `_NO_MORE` of those, NaN where not known."""
 
     def by(self, amount: float) -> Span | None:
-        """Points for one of an amount; None where it took none."""
-        if self.points is None or not amount:
+        """Points for one of an amount; None where it took none, or nobody knows how much."""
+        if self.points is None or not amount > 0:
             return None
         value, low, high = self.points
         return value / amount, low / amount, high / amount
@@ -128,10 +128,11 @@ def trial_config(config: RunConfig, method: str, rows: int) -> RunConfig:
     Raises:
         ConfigError: it cannot be configured so, or the held-out set has no references.
     """
-    if config.data.references is None:
+    held = config.data.references
+    if held is None or sources.read_heldout_of(held, config).rows.filter(split="test").height < _FEWEST_ITEMS:
         raise errors.ConfigError(
-            "data.heldout: methods are compared on a held-out set whose rows have a `reference`; name a file of such "
-            'rows: data.heldout = { type = "file", path = "…" }'
+            f"data.heldout: methods are compared on {_FEWEST_ITEMS} or more held-out rows of the test split, each with "
+            'a `reference`; name a file of such rows: data.heldout = { type = "file", path = "…" }'
         )
     few, name, judged = max(1, rows * 2 // 3), f"{config.run.name}-plan{rows}", config.data.judged
     # What is drawn from a pool is another set in each trial.
@@ -154,13 +155,13 @@ def read_tried(runs: Mapping[str, RunFolder]) -> list[Tried]:
     stages = {method: recipe_stages(summarise(run), run.config) for method, run in runs.items()}
     seconds, calls = defaultdict[str, float](float), Counter[str]()
     for stage in chain.from_iterable(stages.values()):
-        if stage.asks and stage.usage.calls:
+        if stage.asks and stage.usage.calls >= max(1, stage.usage.stored):
             seconds[stage.name] += stage.seconds
             calls[stage.name] += stage.usage.calls
 
     def took(stage: StageSummary) -> float:
-        shared = calls[stage.name] if stage.asks else 0
-        return (stage.usage.calls + stage.usage.stored) * seconds[stage.name] / shared if shared else stage.seconds
+        answers, shared = stage.usage.calls + stage.usage.stored, calls[stage.name]
+        return answers * seconds[stage.name] / shared if shared else stage.whole_seconds
 
     def trained(run: RunFolder) -> float:
         each_time = map(RunReader(run).training, (0, *run.config.round_numbers))
@@ -196,7 +197,7 @@ def _gain(tried: Tried, plain: Tried, scope: str) -> Gain:
     is_enough = len(both) >= max(_FEWEST_ITEMS, (1 - statistics.MAX_FAILED_SHARE) * len(plain.marks))
     points = (found.value, found.low90, found.high90) if found and is_enough else None
     more = ((tried.usd, plain.usd), (tried.hours, plain.hours))
-    return Gain(tried, points, *(own - of if own - of > _NO_MORE * of else 0.0 for own, of in more))
+    return Gain(tried, points, *(0.0 if own - of <= _NO_MORE * of else own - of for own, of in more))
 
 
 def choose(gains: Sequence[Gain]) -> tuple[str, str]:
@@ -205,6 +206,8 @@ def choose(gains: Sequence[Gain]) -> tuple[str, str]:
     One is better than another that gains less for no less money, or less by a USD (by an hour where none is paid for),
     beyond the intervals of both.
     """
+    if lacking := [each.tried.method for each in gains[1:] if not each.points]:
+        return "", f"undecided: too many held-out items lack a mark for a figure of {', '.join(lacking)}"
     asked = {each.tried.method: (each, each.points) for each in gains if each.points}
     by_usd = any(each.more_usd for each, _ in asked.values())
     cost = {name: each.more_usd if by_usd else each.more_hours for name, (each, _) in asked.items()}

@@ -59,8 +59,8 @@ def sweep_table(found: Mapping[str, Estimate]) -> Table:
         ("Backbone", "USD", "Hours"),
         (*rows, ("all", usd_cell(usd), hours_cell(hours))),
         text_columns=1,
-        note="Likely (low–high). Labels and plain answers count in the first alone; the others find them in the store. "
-        "A [budget] of the curriculum caps all of them together.",
+        note="Likely (low–high), of those too that are done. Labels and plain answers count in the first alone; the "
+        "others find them in the store. A [budget] of the curriculum caps all of them together.",
     )
 
 

@@ -50,12 +50,14 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
     """Put runs side by side, finished or not.
 
     Raises:
-        ConfigError: there is no such run, or two runs have different held-out sets; says in what they differ.
+        ConfigError: there is no such run, two have one name, or different held-out sets; says in what they differ.
     """
-    sets = [[run.holds(each) for each in heldout_stages(run.config)] for run in runs]
-    digests = [[each.digest if each is not None else "" for each in of_run] for of_run in sets]
-    for run, found in zip(runs, digests, strict=True):
-        if found != digests[0]:
+    if len({run.ref.name for run in runs}) < len(runs):
+        raise errors.ConfigError(
+            "two of these runs have one name, by which tables tell runs apart; `tapir run … --name` gives another one"
+        )
+    for run in runs:
+        if _heldout(run) != _heldout(runs[0]):
             raise errors.ConfigError(
                 f"run {run.ref.name!r} cannot stand beside {runs[0].ref.name!r}, their held-out sets are not the same: "
                 f"{_difference(runs[0], run)}; take runs of one curriculum"
@@ -81,6 +83,11 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
     )
 
 
+def _heldout(run: RunFolder) -> tuple[str, ...]:
+    """The digests of its held-out sets."""
+    return tuple(held.digest if (held := run.holds(each)) else "" for each in heldout_stages(run.config))
+
+
 def write_side_by_side(shown: SideBySide, root: str, file: str) -> str:
     """Write the page below the root and say where it is."""
     Storage(root).write_bytes(file, render_side_by_side(shown).encode())
@@ -88,11 +95,14 @@ def write_side_by_side(shown: SideBySide, root: str, file: str) -> str:
 
 
 def write_sweep_report(curriculum: RunRef, swept: Sequence[run_state.Swept]) -> tuple[SideBySide, str] | None:
-    """Compare the finished runs of a sweep, write the page and say where it is; nothing when none is finished."""
-    runs = run_state.finished_runs(swept)
+    """Compare the finished runs of a sweep, write the page and say where it is; nothing when none is finished.
+
+    Of runs with different held-out sets, which the teacher's answers may decide, those of the most common one.
+    """
+    runs = grouped((_heldout(run), run) for run in run_state.finished_runs(swept))
     if not runs:
         return None
-    shown = put_side_by_side(runs)
+    shown = put_side_by_side(max(runs.values(), key=len))
     return shown, write_side_by_side(shown, curriculum.root, paths.sweep_report_file(curriculum.name))
 
 
@@ -222,7 +232,7 @@ def _last_score(summary: RunSummary) -> Score | None:
 
 _ROWS: dict[str, Callable[[RunSummary], str]] = {
     "Backbone": lambda run: run.config.student.backbone,
-    "State": lambda run: "done" if run.done else f"next: {run.next_stage}",
+    "State": lambda run: f"next: {run.next_stage}" if run.next_stage else "done",
     "Last student": lambda run: (
         formats.NOTHING if (last := last_student(run)) is None else formats.student_name(last.number)
     ),

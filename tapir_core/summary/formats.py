@@ -1,5 +1,6 @@
 """Figures as a reader wants them: one spelling for the terminal, the report and the artifacts."""
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -23,7 +24,7 @@ def count(value: float | None) -> str:
 
 def number(value: float | None, digits: int = 2) -> str:
     """3.25."""
-    return NOTHING if value is None else f"{value:.{digits}f}"
+    return NOTHING if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 data_size = filesize.decimal
@@ -47,9 +48,7 @@ def correlation(value: float) -> str:
 
 def accuracy(value: Score | None) -> str:
     """41.2, in per cent."""
-    if value is None:
-        return NOTHING
-    return "no figure" if value.value is None else f"{100 * value.value:.1f}"
+    return NOTHING if value is None else "no figure" if value.value is None else f"{100 * value.value:.1f}"
 
 
 def interval(value: Score | None) -> str:
@@ -72,9 +71,11 @@ def score(value: Score | None) -> str:
 
 def score_in_words(value: Score) -> str:
     """41.2 % (35.2 to 47.5), n = 240, 0 failed."""
-    if value.value is None:
-        return f"no figure: {value.note}"
-    return f"{percent(value.value)} ({interval(value)}), n = {count(value.n)}, {count(value.failed)} failed"
+    return (
+        f"no figure: {value.note}"
+        if value.value is None
+        else f"{percent(value.value)} ({interval(value)}), n = {count(value.n)}, {count(value.failed)} failed"
+    )
 
 
 def gain(value: Gain) -> str:
@@ -92,16 +93,18 @@ def most(scores: Iterable[Score | None]) -> str:
 
 def duration(seconds: float | None) -> str:
     """0.4 s, 41 s, 3 min 05 s, 2 h 14 min."""
-    if seconds is None:
+    if seconds is None or math.isnan(seconds):
         return NOTHING
-    if seconds < 10:
-        return f"{seconds:.1f} s"
     whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 10
+        else f"{whole} s"
+        if whole < 60
+        else f"{whole // 60} min {whole % 60:02d} s"
+        if whole < 3600
+        else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
 
 
 def minutes(seconds: float) -> str:

@@ -66,16 +66,15 @@ class RunReader:
     def machine_seconds(self, number: int) -> float:
         """Seconds in which this run's machine served or trained a model for round ``number``, starts included.
 
-        Whoever is served elsewhere, and what marks the student, counts in none. A stage's seconds are those of its last
-        start: they count as often as its answers came from the store, of earlier starts or of other runs.
+        Whoever is served elsewhere, and what marks the student, counts in none. Of a stage as `whole_seconds`: NaN
+        where its last start found most answers in the store, of earlier starts or of other runs.
         """
         config, training = self.run.config, self.training(number)
         in_turn = {
             at.stage.line for at in stages.plan(config) if stages.served_in_turn(config, at) and at.round == number
         }
         served = self.summarise_stages(stages.lines(stages.ROUND).keys() & in_turn, number)
-        asked = ((each.seconds, each.usage.calls, each.usage.stored) for each in served)
-        seconds = sum(took * (calls + stored) / max(1, calls) if calls else took for took, calls, stored in asked)
+        seconds = sum(each.whole_seconds for each in served)
         return seconds + float(training.get("seconds", 0.0)) + float(training.get("reference_seconds", 0.0))
 
     def summarise_stages(self, names: Iterable[str], number: int | None) -> tuple[types.StageSummary, ...]:

@@ -59,6 +59,15 @@ class StageSummary:
     """Kind of failure → rows that the stage went on without."""
     usage: Usage
 
+    @property
+    def whole_seconds(self) -> float:
+        """Seconds as if one start had asked for all; NaN where the last one asked for less than half.
+
+        What a start takes before the first answer would then count for more answers than it gave.
+        """
+        calls, stored = self.usage.calls, self.usage.stored
+        return self.seconds if not stored else self.seconds * (1 + stored / calls) if calls >= stored else float("nan")
+
 
 @dataclass(frozen=True, slots=True)
 class GatedSummary:
@@ -349,11 +358,6 @@ class RunSummary:
     def metric(self) -> str:
         """The metric of the held-out set that the run goes by."""
         return self.config.data.metric
-
-    @property
-    def done(self) -> bool:
-        """True when no stage is left."""
-        return self.next_stage is None
 
     @property
     def report_path(self) -> str:

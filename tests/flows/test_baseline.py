@@ -158,6 +158,26 @@ def test_where_rounds_learn_from_its_own_answers_a_second_one_has_as_much_time_o
     assert go(config, "rounds.2.objective=prefer")[1] == [], "the same command again does nothing"
 
 
+def test_where_nobody_knows_how_long_the_rounds_took_the_second_one_is_left_out_and_the_reason_told(
+    config: Path,
+) -> None:
+    settings = ["rounds.2.objective=prefer", 'student.engine={ type = "vllm" }']
+
+    class Interrupted(BuiltRuns):
+        def distil(self, run: RunFolder, until: str | None) -> None:
+            super().distil(run, until)
+            if run.ref.name == "q" and run.holds(at := StageAt("answer", 2)):
+                made = run.sealed(at)
+                run.seal(at, [*made.parts], counts={**made.counts, "calls": 1, "stored": made.rows - 1})
+
+    run, driven = go(config, *settings, engines=Interrupted())
+    assert {name for name, _ in driven} == {"q", "q-sft"}
+    told = sentences.added(*with_baseline(summarise(run), run).baselines)
+    assert "over plain fine-tuning (run q-sft-seconds) is unknown: a stage was interrupted" in told
+    assert "points over plain fine-tuning on as many tokens" in told
+    assert go(config, *settings)[1] == [], "the same command again does nothing"
+
+
 @pytest.mark.parametrize("stage", ["mix@1", None])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), EngineError("the trainer ended with 1")])
 def test_a_baseline_that_ended_leaves_the_run_done_and_the_same_command_goes_on_with_it(

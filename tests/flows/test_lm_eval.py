@@ -170,9 +170,9 @@ def test_figures_stand_in_tables_report_and_gains(tmp_path: Path, backbone: Path
 
 def test_it_is_asked_as_part_of_a_run(tmp_path: Path, backbone: Path, student: FakeProvider) -> None:
     run = make_run(tmp_path, backbone, student, each_round=True)
-    assert not summarise(run).done
+    assert summarise(run).next_stage is not None
     distill(run.ref)
-    assert summarise(run).done
+    assert summarise(run).next_stage is None
     assert figures(run, 2)["exact"]["value"] == figures(run, BACKBONE)["exact"]["value"] == 50
     before_after, cost = serving_tables(RunReader(run), best=2)
     assert before_after.columns == ("", "backbone", "S_2", "teacher", "S_2 less backbone")

@@ -1,6 +1,7 @@
 """`tapir plan`: what a run's money is best spent on, tried on a few rows; chosen only where it is shown."""
 
 import json
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,23 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.series import finish_trial, plan_trial
-from tapir_core.comparison.trial import METHODS, MORE, PLAIN, Gain, Tried, choose, gains_of, method_config, settings_of
+from tapir_core.comparison.trial import (
+    METHODS,
+    MORE,
+    PLAIN,
+    Gain,
+    Tried,
+    choose,
+    gains_of,
+    method_config,
+    read_tried,
+    settings_of,
+)
 from tapir_core.config import FileHeldout
 from tapir_core.config.load import load_config, replace_values, rounds_setting, spell_out_rounds, written
 from tapir_core.errors import BudgetReached, ConfigError, EngineError
 from tapir_core.paths import training_file
+from tapir_core.reporting.estimate_table import gains_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary import RunReader
@@ -94,6 +107,20 @@ def test_what_is_free_is_compared_by_the_hour_and_few_items_decide_nothing() -> 
     assert choose([Gain(tried(PLAIN, 0.3))])[0] == ""
 
 
+def test_nothing_is_chosen_over_a_method_without_a_figure_or_by_hours_that_nobody_knows() -> None:
+    more = tried(MORE, 0.6, usd=1.0, hours=1.5)
+    right = {str(each): 100.0 if each < 1600 else None for each in range(2000)}
+    assert chosen(more, Tried("prefer", 1.0, 3.0, right)) == (
+        "",
+        "undecided: too many held-out items lack a mark for a figure of prefer",
+    )
+    assert chosen(more, tried("prefer", 0.4, usd=1.0, hours=float("nan")))[0] == ""
+    unknown = tried(MORE, 0.6, usd=1.0, hours=float("nan"))
+    assert chosen(unknown, tried("prefer", 0.4, usd=1.0, hours=3.0))[0] == ""
+    table = gains_table(gains_of([tried(PLAIN, 0.3, usd=1.0), unknown], "a-test"))
+    assert [row[-2:] for row in table.rows][1] == ("–", "–")
+
+
 @pytest.mark.slow
 def test_every_method_is_a_run_on_its_rows_and_a_second_start_only_reads(file: Path) -> None:
     planned, lacking = plan_trial(load_config(file), 90)
@@ -153,7 +180,7 @@ def test_without_plain_answers_there_is_no_trial(file: Path) -> None:
 
 def test_methods_are_compared_on_the_references_beside_a_judged_set(file: Path) -> None:
     own = file.with_name("own rows.jsonl")
-    own.write_text('{"instruction": "Add 1 and 2.", "reference": "3"}')
+    own.write_text("\n".join(f'{{"instruction": "Add 1 and {n}.", "reference": "{1 + n}"}}' for n in range(5)))
     given = [
         f'data.heldout={{ type = "judged", references = "{own}" }}',
         f'data.pool={{ type = "file", path = "{own}" }}',
@@ -189,8 +216,34 @@ def test_the_trial_is_estimated_before_it_begins(file: Path) -> None:
 
 
 def test_without_references_there_is_nothing_to_compare_by(file: Path) -> None:
-    with pytest.raises(ConfigError, match="held-out set whose rows have a `reference`"):
+    with pytest.raises(ConfigError, match="each with a `reference`"):
         plan_trial(load_config(file, ['data.heldout={ type = "judged" }']), 90)
+
+
+def test_too_few_references_are_refused_before_anything_is_paid(file: Path) -> None:
+    with pytest.raises(ConfigError, match="5 or more held-out rows of the test split"):
+        plan_trial(load_config(file, ["data.heldout.test=4"]), 90)
+    assert plan_trial(load_config(file, ["data.heldout.test=5"]), 90)[0]
+
+
+def test_hours_of_a_stage_whose_last_start_found_most_answers_stored_are_not_known(file: Path) -> None:
+    run = RunRef(load_config(file).run.root, "q")
+    sizes = ["data.pool.rows=240", "basic_tuning.examples=64", "rounds.default.examples=32"]
+    judged = 'rounds.default.selection={ type = "hard_share", share = 0.3 }'
+    config = load_config(file, ["run.rounds=1", *sizes, judged])
+    at = StageAt("answer", 1)
+
+    def hours(calls: int, stored: int, seconds: float) -> float:
+        built = build_run("", config=config, backbone="b")
+        made = built.sealed(at)
+        counts = {**made.counts, "calls": calls, "stored": stored, "seconds": seconds}
+        built.seal(at, [*made.parts], counts=counts)
+        [found] = read_tried({PLAIN: RunFolder(run)})
+        return found.hours
+
+    assert hours(200, 40, 100.0) - hours(240, 0, 100.0) == pytest.approx(20 / 3600)
+    assert isnan(hours(1, 239, 70.0))
+    assert isnan(hours(0, 240, 1.0))
 
 
 def test_a_cap_that_the_user_gives_holds_over_the_one_of_the_first_start(file: Path) -> None:

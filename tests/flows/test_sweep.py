@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.forms import sweep_from_form
 from flows.series import estimate_sweep, finish_sweep, open_sweep
-from tapir_core.errors import ConfigError, EngineError, NoFigure
+from tapir_core.errors import BudgetReached, ConfigError, EngineError, NoFigure
 from tapir_core.paths import sweep_report_file
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import Swept, finished_runs, sweep_sentence
@@ -103,6 +103,29 @@ def test_a_backbone_that_is_gone_fails_alone_with_its_remedy(listed: Path, tmp_p
     swept = sweep(listed, finish)
     assert outcomes(swept) == {"a": "finished", "b": "failed", "c": "finished"}
     assert "student.backbone" in swept[1].message
+
+
+def test_a_cap_ends_the_sweep_with_its_own_exit_code_and_what_is_finished_is_shown(
+    listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def distil(run: RunFolder, _until: str | None) -> None:
+        if run.ref.name == "q-b":
+            raise BudgetReached("budget.usd = 1 is reached")
+        finish(run)
+
+    swept = sweep(listed, distil)
+    assert outcomes(swept) == {"a": "finished", "b": "stopped by a cap"}, "c would only meet the same cap"
+    assert [run.ref.name for run in finished_runs(swept)] == ["q-a"]
+    monkeypatch.setattr("flows.series.finish_sweep", lambda *_, **__: swept)
+    done = CliRunner().invoke(app, ["sweep", "--backbones", str(listed)])
+    assert isinstance(done.exception, BudgetReached)
+    assert "b: budget.usd = 1 is reached" in str(done.exception)
+
+
+def test_a_curriculum_may_have_a_number_for_its_name(listed: Path, tmp_path: Path) -> None:
+    text = (tmp_path / "q.toml").read_text()
+    (tmp_path / "q.toml").write_text(text.replace('name = "q"', 'name = "2025"'))
+    assert estimate_sweep(open_sweep(listed, None, []), 0).keys() == {"a", "b", "c"}
 
 
 def test_other_weights_under_an_old_name_are_refused_once_the_curriculum_changes_too(

@@ -113,7 +113,7 @@ def test_a_random_draw_stops_no_run(tmp_path: Path) -> None:
     target = make_config(tmp_path).curriculum.target_shares
     run = make_run(tmp_path, None, curriculum={"target_shares": target, "stop": {"min_seeds": 500}})
     assert stop_reason(run, 1) is None
-    assert summarise(run).done
+    assert summarise(run).next_stage is None
 
 
 def test_reports_say_that_the_round_judged_nothing(tmp_path: Path) -> None:

@@ -62,6 +62,16 @@ def test_an_export_on_another_leaves_nothing_of_that_and_everything_of_the_users
     assert not to.exists("model-00002.safetensors")
 
 
+def test_a_file_of_the_users_in_an_export_is_not_replaced_by_one_of_its_name(run: RunFolder, tmp_path: Path) -> None:
+    to = Storage(tmp_path / "there")
+    export(run, to)
+    to.write_bytes("Modelfile", b"my own")
+    with pytest.raises(ConfigError, match="there/Modelfile is not of an export"):
+        export(run, to, Modelfile="FROM .")
+    assert to.read_bytes("Modelfile") == b"my own"
+    assert json.loads(to.read_bytes(EXPORT_RECORD))["complete"], "what was there is as it was"
+
+
 def test_a_modelfile_goes_when_the_next_student_has_none(run: RunFolder, tmp_path: Path) -> None:
     to = Storage(tmp_path / "there")
     export(run, to, Modelfile="FROM .")

@@ -68,7 +68,7 @@ def test_the_same_run_under_another_name_is_taken_over_whole_and_needs_the_first
     weights = f"{TRAIN.folder}/model.safetensors"
     assert target.storage.read_bytes(weights) == whole.storage.read_bytes(weights)
     assert target.storage.read_bytes(f"{TRAIN.folder}/training.json") == b"{}"
-    assert summarise(target).done
+    assert summarise(target).next_stage is None
 
 
 def test_what_is_taken_over_was_timed_by_the_run_that_asked_for_it(source: RunFolder) -> None:

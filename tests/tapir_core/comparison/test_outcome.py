@@ -98,6 +98,16 @@ def test_what_was_sent_is_everything_but_the_students_own_answers(tmp_path: Path
     assert (found.last, found.trained.tokens, found.tokens_to(1)) == (2, 1920, 960)
 
 
+def test_judgments_of_benchmarks_count_at_the_judges_price(tmp_path: Path) -> None:
+    prices = RolePrices(
+        teacher=TokenPrices(usd_per_million_prompt_tokens=10.0, usd_per_million_completion_tokens=10.0),
+        judge=PRICES.judge,
+    )
+    run, arm = build(tmp_path, "run", asked=False, rounds=AT_RANDOM), Arm("random", "Random", "rounds", False)
+    paid = {"benchmark": Spend(1, 1_000_000, 0), "label": Spend(1, 1_000_000, 0)}
+    assert read_outcome(run, arm, 1, paid=paid, prices=prices).paid_usd == 1.0 + 10.0
+
+
 def test_instructions_that_it_trained_on_are_counted_once_over_all_mixtures(tmp_path: Path) -> None:
     run = build(tmp_path, "run", asked=False, rounds=AT_RANDOM)
     mixtures = [run.rows(StageAt("mix", number))["instruction_id"].to_list() for number in range(3)]

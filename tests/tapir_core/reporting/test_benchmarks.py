@@ -51,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def test_benchmarks_of_each_round_stand_in_the_plan_of_backbone_s_0_and_rounds(run: RunFolder) -> None:
     scored = [(at.number, at.benchmark) for at in plan(run.config) if at.name == "benchmark_scores"]
     assert scored == [(number, name) for number in (BACKBONE, 0, 1, 2) for name in ("ae", "mt")]
-    assert summarise(run).done
+    assert summarise(run).next_stage is None
 
 
 def test_the_report_draws_them_by_round_and_by_category(run: RunFolder) -> None:

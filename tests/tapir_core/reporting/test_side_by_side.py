@@ -119,6 +119,24 @@ def test_the_page_shows_all_plots_escapes_text_and_needs_nothing_else(shown: Sid
     assert "no LLM" in page, "the stand-in taught them"
 
 
+def test_runs_of_one_name_are_refused(runs: list[RunFolder], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="one name"):
+        put_side_by_side([runs[0], built(tmp_path, "q-one", until=StageAt("heldout"))])
+
+
+def test_a_sweep_compares_those_runs_that_share_a_heldout_set(runs: list[RunFolder], tmp_path: Path) -> None:
+    other = built(
+        tmp_path,
+        "q-other",
+        until=StageAt("heldout"),
+        data={"pool": POOL, "heldout": {"type": "standin", "dev": 20, "test": 50}},
+    )
+    swept = [Swept(run.ref.name, run.ref, "finished") for run in (other, *runs)]
+    written = write_sweep_report(RunRef(str(tmp_path), "q"), swept)
+    assert written is not None
+    assert [each.name for each in written[0].runs] == ["q-one", "q-two"]
+
+
 def test_a_sweep_leaves_a_page_below_the_root_and_a_card(runs: list[RunFolder]) -> None:
     curriculum = RunRef(runs[0].ref.root, "q")
     swept = [Swept(run.ref.name, run.ref, "finished") for run in runs]

@@ -95,7 +95,7 @@ def test_what_teacher_and_judge_were_asked_leaves_the_student_out(whole: RunFold
 
 def test_a_run_that_is_done_says_so_and_names_its_best_round(whole: RunFolder) -> None:
     summary = summarise(whole)
-    assert summary.done
+    assert summary.next_stage is None
     assert summary.stopped is None
     assert [each.number for each in summary.rounds] == [BACKBONE, 0, 1, 2]
     assert summary.best == 2
@@ -156,7 +156,7 @@ def test_a_run_that_the_stop_rule_ended_is_done(tmp_path) -> None:
     config = config.model_copy(update={"curriculum": config.curriculum.model_copy(update={"stop": stop})})
     run = build_run(tmp_path, until=StageAt("select", 1), config=config)
     summary, progress = summarise(run), read_progress(RunReader(run), {})
-    assert summary.done
+    assert summary.next_stage is None
     assert summary.stopped is not None
     assert "min_seeds = 1000" in summary.stopped
     assert (progress.stopped, progress.next_stage, progress.seconds_left) == (summary.stopped, None, 0.0)
@@ -166,7 +166,7 @@ def test_a_run_that_the_stop_rule_ended_is_done(tmp_path) -> None:
 def test_a_run_without_a_heldout_set_has_no_scores(tmp_path) -> None:
     config = make_config(tmp_path, data={"pool": {"type": "standin", "rows": 120}})
     summary = summarise(build_run(tmp_path, config=config))
-    assert summary.done
+    assert summary.next_stage is None
     assert summary.best is summary.gain is None
     assert summary.students == ()
 
