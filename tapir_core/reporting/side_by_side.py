@@ -52,7 +52,7 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
     Raises:
         ConfigError: there is no such run, two have one name, or different held-out sets; says in what they differ.
     """
-    if len({run.ref.name for run in runs}) < len(runs):
+    if len({run.ref.name for run in runs}) < len({run.ref for run in runs}):
         raise errors.ConfigError(
             "two of these runs have one name, by which tables tell runs apart; `tapir run … --name` gives another one"
         )
