@@ -27,6 +27,8 @@ HEARTBEAT_SECONDS = 10.0
 LAPSE_SECONDS = 60.0
 LAPSE = timedelta(seconds=LAPSE_SECONDS)
 
+_BY_THE_CLOCK = 1e9
+"""Seconds of a start that a development version wrote: no start after a boot is as large, it is 31 years."""
 _SAME_START = 0.05
 """Two readings of one process's start differ by rounding only, that of the next process by far more."""
 
@@ -61,8 +63,8 @@ class Holder:
         return self.host == _host()
 
     def lives(self) -> bool | None:
-        """Whether it still runs; None if that is unknown, as on another machine."""
-        if not self.is_here():
+        """Whether it still runs; None if that is unknown: on another machine, or as a development version noted it."""
+        if not self.is_here() or self.process_started > _BY_THE_CLOCK:
             return None
         started = read_start(self.pid)
         if started is None and not Path("/proc", str(self.pid)).exists() and psutil.pid_exists(self.pid):

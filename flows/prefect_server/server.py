@@ -501,6 +501,11 @@ def _kept_server(root: str) -> PrefectServer | None:
         server = PrefectServer(**json.loads(storage.on_this_machine(root).read_bytes(paths.SERVER_RECORD)))
     except (FileNotFoundError, ValueError):
         return None
+    except TypeError as error:
+        raise errors.EngineError(
+            f"{paths.SERVER_RECORD} below {root} is of a development version: end the process whose `pid` it has, and "
+            "remove it"
+        ) from error
     return server if _is_ours(server) else None
 
 

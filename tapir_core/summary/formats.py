@@ -65,8 +65,8 @@ def score(value: Score | None) -> str:
     """41.2 (35.2 to 47.5), in per cent with its 95 % interval; what failed stands behind it."""
     if value is None:
         return NOTHING
-    failed = f", {count(value.failed)} failed" if value.failed else ""
-    return accuracy(value) + ("" if value.value is None else f" ({interval(value)})") + failed
+    shown = accuracy(value) if value.value is None else f"{accuracy(value)} ({interval(value)})"
+    return f"{shown}, {count(value.failed)} failed" if value.failed else shown
 
 
 def score_in_words(value: Score) -> str:
@@ -81,9 +81,11 @@ def score_in_words(value: Score) -> str:
 def gain(value: Gain) -> str:
     """+5.4 (+1.2 to +9.6), p = 0.0130, in percentage points with its 95 % interval."""
     found = value.paired
-    if found.value is None:
-        return f"no figure, {found.failed} failed"
-    return f"{found.value:+.1f} ({found.span('{:+.1f}'.format) or found.note}), p = {number(found.p, 4)}"
+    return (
+        f"no figure, {found.failed} failed"
+        if found.value is None
+        else f"{found.value:+.1f} ({found.span('{:+.1f}'.format) or found.note}), p = {number(found.p, 4)}"
+    )
 
 
 def most(scores: Iterable[Score | None]) -> str:

@@ -124,7 +124,6 @@ distill(RunRef(*sys.argv[1:]), until="train")
 """
 
 
-@pytest.mark.timeout(1800)
 def test_ten_kills_in_rollout_score_and_train_compute_nothing_twice(
     tmp_path: Path, tiny_students: list[Path], standing_prefect: Any
 ) -> None:
@@ -160,7 +159,7 @@ def test_ten_kills_in_rollout_score_and_train_compute_nothing_twice(
                 stdout=log, stderr=log, start_new_session=True, env=environment,
             )  # fmt: skip
         try:
-            wait_until(partial(moment, before), seconds=600, alive=driver, told=(tmp_path / "driver.log").read_text)
+            wait_until(partial(moment, before), seconds=300, alive=driver, told=(tmp_path / "driver.log").read_text)
         finally:
             left = left_over(kill(driver, whole_tree=number % 2 == 1))
         assert left == []

@@ -63,3 +63,10 @@ def test_a_process_that_this_machine_hides_is_not_taken_for_gone(monkeypatch: py
     assert holder.lives() is False
     monkeypatch.setattr("psutil.pid_exists", lambda _: True)
     assert holder.lives() is None
+
+
+def test_a_row_of_a_development_version_is_free_only_when_it_is_silent():
+    by_the_clock = replace(Holder.this_process(), process_started=psutil.Process().create_time())
+    assert by_the_clock.lives() is None
+    assert not is_free(row_of(by_the_clock, 59))
+    assert is_free(row_of(by_the_clock, 61))

@@ -251,6 +251,15 @@ def start_and_record(root, words, **changed):
     return process
 
 
+def test_the_record_of_a_development_version_is_not_taken_for_none(tmp_path):
+    (tmp_path / SERVER_RECORD).parent.mkdir()
+    (tmp_path / SERVER_RECORD).write_text(
+        json.dumps({"address": "http://127.0.0.1:1", "pid": 1, "process_started": 1.0})
+    )
+    with pytest.raises(EngineError, match="of a development version: end the process"):
+        stop_server(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("words", "changed", "is_ended"),
     [
