@@ -56,7 +56,7 @@ def adopt(
         asked = init.Asked(
             str(pool),
             "",
-            model or typer.prompt("The fine-tune, as its API calls it (ft:…)"),
+            model or init.until("The fine-tune, as its API calls it (ft:…)", str),
             judge=judge or "",
             heldout={"test": test, "dev": dev},
             answered_by=(min(found.models) if len(found.models) == 1 else "") or file.name,
@@ -71,7 +71,7 @@ def adopt(
         asked = replace(
             asked,
             judge=asked.judge
-            or typer.prompt("Judge: another model there", default=_JUDGE if asked.address == init.OPENAI else None),
+            or init.until("Judge: another model there", str, _JUDGE if asked.address == init.OPENAI else ""),
             price=price or _price(asked),
             tools=next((each for family, each in _TOOLS.items() if has_tools and name.startswith(family)), None),
         )
@@ -93,11 +93,11 @@ def adopt(
 
 def _price(asked: init.Asked) -> tuple[float, float] | None:
     """What the fine-tune costs, where no list says it and something is paid."""
-    listed = prices.price_of(OpenAIEndpoint(model=asked.teacher, base_url=asked.address))
-    if not asked.usd or not isinstance(listed, prices.UnknownPrice):
+    if not asked.usd or not isinstance(
+        prices.price_of(OpenAIEndpoint(model=asked.teacher, base_url=asked.address)), prices.UnknownPrice
+    ):
         return None
-    prompt, completion = (
-        typer.prompt(f"USD for a million {each} tokens of {asked.teacher}", type=float)
-        for each in ("prompt", "completion")
+    return (
+        init.until(f"USD for a million prompt tokens of {asked.teacher}", float),
+        init.until(f"USD for a million completion tokens of {asked.teacher}", float),
     )
-    return prompt, completion

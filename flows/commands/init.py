@@ -6,13 +6,14 @@ questions.
 
 import math
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 import jinja2
@@ -173,11 +174,12 @@ def whole(files: Sequence[Path], options: str) -> Iterator[None]:
     Raises:
         ConfigError: one is there, or has no folder; a question has no answer, which ``options`` could have given.
     """
-    for file in files:
-        if file.exists():
-            raise ConfigError(f"{file} is there already; give another name, or remove it")
-        if not file.parent.is_dir():
-            raise ConfigError(f"{file}: there is no folder {file.parent}; make it, or give another name")
+    if there := " and ".join(str(file) for file in files if file.exists()):
+        raise ConfigError(f"there already: {there}; give another name, or remove what is there")
+    if not files[0].parent.is_dir():
+        raise ConfigError(f"{files[0]}: there is no folder {files[0].parent}; make it, or give another name")
+    # Nothing was received that an interrupt could lose, and no training runs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except BaseException as exc:
@@ -205,12 +207,12 @@ def _instructions(given: str | None, columns: Mapping[str, str]) -> tuple[Asked,
             return asked, _count(asked) if asked.own else _ROWS
         except UnknownLayout as unknown:
             question = f"Column with the instructions ({', '.join(unknown.found)})"
-            named = replace(asked, columns=unknown.likely or {"instruction": typer.prompt(question)})
+            named = replace(asked, columns=unknown.likely or {"instruction": until(question, str)})
             return named, _count(named)
 
     if given is not None:
         return counted(given)
-    return _until("Instructions: a file, or `standin` for generated ones", counted, default=_STANDIN)
+    return until("Instructions: a file, or `standin` for generated ones", counted, default=_STANDIN)
 
 
 def ask(own: Asked, student: str | None, teacher: str | None, address: str | None, usd: float | None) -> Asked:
@@ -219,19 +221,22 @@ def ask(own: Asked, student: str | None, teacher: str | None, address: str | Non
     Raises:
         ConfigError: what was given cannot be.
     """
-    families = ", ".join(shipped("toml"))
-    small = student or typer.prompt(
-        f"Student: `{_EMBEDDED}` (135M, for a laptop), a family ({families}), a model folder or a hub id",
-        default=_EMBEDDED,
+    asked = replace(
+        own,
+        student=student
+        or typer.prompt(
+            f"Student: `{_EMBEDDED}` (135M, for a laptop), a family ({', '.join(shipped('toml'))}), "
+            "a model folder or a hub id",
+            default=_EMBEDDED,
+        ),
+        teacher=teacher or typer.prompt("Teacher and judge: a model's name, or `standin`", default=_STANDIN),
     )
-    strong = teacher or typer.prompt("Teacher and judge: a model's name, or `standin`", default=_STANDIN)
-    asked = replace(own, student=small, teacher=strong)
     if asked.standin:
         return asked
-    at = _address(address) if address else _until("Address of its OpenAI-compatible API", _address, default=OPENAI)
+    at = _address(address) if address else until("Address of its OpenAI-compatible API", _address, default=OPENAI)
     asked = replace(asked, address=at)
     if usd is None and not asked.local:
-        usd = _until("The most to spend, in USD", lambda most: _affordable(asked, float(most)), default="20")
+        usd = until("The most to spend, in USD", lambda most: _affordable(asked, float(most)), default="20")
     return replace(asked, usd=_affordable(asked, usd or 0.0))
 
 
@@ -248,17 +253,20 @@ def _affordable(asked: Asked, usd: float) -> float:
     return usd
 
 
-def _until(question: str, take: Callable[[str], T], default: str | None = None) -> T:
+def until(question: str, take: Callable[[str], T], default: str = "") -> T:
     """The first answer that ``take`` accepts; each refusal is shown, and the question asked again."""
 
     def taken(answer: str) -> T:
         try:
+            if not answer:
+                raise ConfigError("this has no default; type an answer, or Ctrl-C to stop")
             return take(answer)
         except (ConfigError, ValueError) as refused:
-            raise typer.BadParameter(str(refused)) from refused
+            raise typer.BadParameter(
+                str(refused) if isinstance(refused, ConfigError) else f"{answer!r} is no number"
+            ) from refused
 
-    found: T = typer.prompt(question, default=default, value_proc=taken)
-    return found
+    return cast(T, typer.prompt(question, default=default, show_default=bool(default), value_proc=taken))
 
 
 def _count(asked: Asked) -> int:

@@ -69,10 +69,13 @@ def are_open(config: RunConfig) -> bool:
 def auto_sizes(config: RunConfig, rows: int, own: int) -> tuple[RunConfig, tuple[str, ...]]:
     """The configuration with the numbers that a pool of ``rows`` makes of `"auto"`, and a sentence for each.
 
-    The teacher itself is asked about ``own`` of them.
+    The teacher itself is asked about ``own`` of them; the others bring their answers.
     """
-    usable, answered = (int(each * priors_of(config.teacher.endpoint).usable) for each in (rows, own))
-    left = max(1, usable - (sum(config.data.judged.sizes(usable, answered).values()) if config.data.judged else 0))
+    held_out = config.data.judged.sizes if config.data.judged else lambda *_: {}
+    left, most = (
+        max(1, rows - own + each - sum(held_out(rows - own + each, each).values()))
+        for each in (int(own * priors_of(config.teacher.endpoint).usable), own)
+    )
     basic, rounds, said = config.basic_tuning, dict(config.rounds), list[str]()
     if basic.examples == "auto":
         size = max(1, left // _OF_THE_POOL)
@@ -85,9 +88,10 @@ def auto_sizes(config: RunConfig, rows: int, own: int) -> tuple[RunConfig, tuple
     if open_rounds:
         rounds = spell_out_rounds(config).rounds
     for number in open_rounds:
-        size, why = _size_of(config, number, left)
+        everything = config.round(number).selection.fixed_share == 1 and not config.waves(number)
+        size, why = _size_of(config, number, of := most if everything else left)
         rounds[str(number)] = rounds[str(number)].model_copy(update={"examples": size})
-        said.append(f"rounds.{number}.examples = auto: {size:,}, since of {left:,} instructions {why}")
+        said.append(f"rounds.{number}.examples = auto: {size:,}, since of {of:,} instructions {why}")
     return config.model_copy(update={"basic_tuning": basic, "rounds": rounds}), tuple(said)
 
 

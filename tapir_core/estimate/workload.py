@@ -144,8 +144,8 @@ class _Counts:
     def __init__(self, config: RunConfig, pool: Pool, benchmarks: Mapping[str, Asks]) -> None:
         self.config, self.pool, self.benchmarks = config, pool, benchmarks
         self.priors, judged = priors_of(config.teacher.endpoint), config.data.judged
-        usable = pool.rows * (self.priors.usable if pool.usable_share is None else pool.usable_share)
-        own = usable * (1 - pool.own_answers / max(1, pool.rows))
+        own = (pool.rows - pool.own_answers) * (self.priors.usable if pool.usable_share is None else pool.usable_share)
+        usable = own + pool.own_answers * (1.0 if pool.usable_share is None else pool.usable_share)
         self.held_out = float(sum(judged.sizes(int(usable), int(own)).values())) if judged else 0.0
         """Of the pool: instructions of the judged held-out set."""
         self.rows = max(0.0, usable - self.held_out)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from tapir_core.config import RETENTION, RunConfig
 from tapir_core.paths import BACKBONE, TASK_TYPES
+from tapir_core.stages import TRAIN
 from tapir_core.statistics import COVERS, Estimate
 from tapir_core.summary.formats import (
     accuracy,
@@ -117,7 +118,8 @@ def progress(run: RunSummary) -> str:
 
 
 def _trained(run: RunSummary) -> str:
-    return f"{len(run.mixed_rounds)} of {run.config.run.rounds} rounds trained"
+    names = [stage.name for each in run.rounds if each.number > 0 for stage in each.stages]
+    return f"{names.count(TRAIN.name)} of {run.config.run.rounds} rounds trained"
 
 
 def best(run: RunSummary) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flows.commands.diagnosis.checks import Check, Finding, fault_of, finding
 from tapir_core import config as cfg
-from tapir_core import errors, prices, proxies, sources, text
+from tapir_core import errors, prices, proxies, sources, text, turns
 from tapir_core.calls import Endpoint, Failure, client, types
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.evaluation.benchmark import benchmark_of
@@ -128,10 +128,10 @@ def pair_findings(teacher: str, student: str, chat_template: str | None, root: s
 
 
 def _look_at_pool(config: cfg.RunConfig) -> Finding:
-    """The pool's size, its first instruction, and the rows that are skipped or merged."""
+    """The pool's size, what its first conversation begins with, and the rows that are skipped or merged."""
     pool = sources.clean_pool(config)
-    first = text.shorten(pool.rows["instruction"][0], _SHOWN)
-    said = "; ".join([f'{pool.rows.height:,} instructions, the first is "{first}"', *pool.notes])
+    first = text.shorten(turns.user_texts(pool.rows.row(0, named=True))[0], _SHOWN)
+    said = "; ".join([f'{pool.rows.height:,} instructions, the first begins "{first}"', *pool.notes])
     if not pool.lost:
         return finding("ok", said)
     lost = fault_of(pool.lost)

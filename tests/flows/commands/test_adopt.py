@@ -84,12 +84,21 @@ def test_nothing_stays_of_what_is_refused_after_it_was_written(file: Path) -> No
     assert [*file.parent.iterdir()] == [file]
 
 
-@pytest.mark.parametrize("there", ["new.toml", "new.jsonl"])
-def test_a_file_that_is_there_stays(file: Path, there: str) -> None:
-    file.with_name(there).write_text("mine")
+@pytest.mark.parametrize("there", [["new.toml"], ["new.jsonl"], ["new.toml", "new.jsonl"]])
+def test_files_that_are_there_stay_and_are_named_together(file: Path, there: list[str]) -> None:
+    files = [file.with_name(name) for name in there]
+    for each in files:
+        each.write_text("mine")
     done = adopt(file)
-    assert f"{there} is there already" in str(done.exception)
-    assert file.with_name(there).read_text() == "mine"
+    assert f"there already: {' and '.join(map(str, files))};" in str(done.exception)
+    assert {each.read_text() for each in files} == {"mine"}
+
+
+def test_an_answer_that_is_none_is_asked_for_again_with_a_hint(file: Path) -> None:
+    done = adopt(file, said="".join(f"{each}\n" for each in ["", "m", "qwen2.5", "", "5", "", "", "five", "1", "2"]))
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+    assert done.output.count("this has no default; type an answer") == 2
+    assert "'five' is no number" in done.output
 
 
 def test_long_answers_get_room_at_teacher_student_and_training(file: Path) -> None:
@@ -126,8 +135,10 @@ def test_a_file_with_tools_sets_what_the_family_needs(
     chat = [{"role": "user", "content": "Heavy?"}, {"role": "assistant", "tool_calls": [{"function": call}]}]
     with file.open("a") as examples:
         examples.write(f"{json.dumps({'messages': chat, 'functions': [{'name': 'weigh'}]})}\n")
+    if student == "embedded":  # the longest file is that with all of this
+        file.write_text(file.read_text() + file.read_text().splitlines()[0].replace("It is 0.", "long " * 3000) + "\n")
     words = ["--model", "m", "--judge", "j", "--student", student, "--address", "http://127.0.0.1:9/v1"]
-    done = adopt(file, *words)
+    done = adopt(file, *words, "--usd", "5", "--price", "1", "2")
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
     config = load_config(file.with_name("new.toml"))
     assert len(file.with_name("new.toml").read_text().splitlines()) <= 30

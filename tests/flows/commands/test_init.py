@@ -50,7 +50,7 @@ def test_a_server_of_ones_own_costs_nothing_and_has_no_cap(tmp_path: Path, words
     assert config.budget.usd is None
     assert isinstance(config.teacher.endpoint, OpenAIEndpoint)
     assert not config.teacher.endpoint.api_key_env
-    assert "without keys" in (tmp_path / "run.toml").read_text()
+    assert "a server of your own" in (tmp_path / "run.toml").read_text()
 
 
 @pytest.mark.parametrize("usd", ["0", "-1"])
@@ -135,7 +135,7 @@ def test_what_is_given_on_the_command_line_is_not_asked(tmp_path: Path, instruct
 
 def test_a_file_that_is_there_stays_and_one_of_wrong_instructions_is_not_written(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("kept")
-    assert "is there already" in str(asked(tmp_path / "mine.toml", [""] * 3).exception)
+    assert "there already: " in str(asked(tmp_path / "mine.toml", [""] * 3).exception)
     assert (tmp_path / "mine.toml").read_text() == "kept"
     assert "there is no folder" in str(asked(tmp_path / "no" / "run.toml", []).exception)
     (tmp_path / "bad.json").write_text("no json")

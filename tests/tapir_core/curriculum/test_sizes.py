@@ -70,13 +70,32 @@ def test_a_round_follows_its_selection_and_its_alpha(tmp_path: Path, sections: d
     assert sizes(auto(tmp_path, **sections))[1] == first
 
 
-@pytest.mark.parametrize(("rows", "waves", "examples"), [(250, 3, 512), (128, 3, 404), (128, 0, 101), (900, 3, 706)])
+@pytest.mark.parametrize(("rows", "waves", "examples"), [(250, 3, 512), (128, 3, 404), (128, 0, 104), (900, 3, 706)])
 def test_the_recommended_round_has_new_instructions_written_where_the_pool_is_small(
     tmp_path: Path, rows: int, waves: int, examples: int
 ) -> None:
     found = auto(tmp_path, rows, **RECOMMENDED, curriculum={"expansion": {"max_waves": waves}})
     assert sizes(found)[1] == examples
     assert (f"written up to {examples}" in settle_sizes(found)[1][1]) is (examples in (512, 404))
+
+
+def test_rows_that_bring_their_answers_are_all_counted_as_usable(tmp_path: Path) -> None:
+    judged = {"type": "judged", "answers": "teacher", "test": 20, "dev": 10}
+    rows = [
+        {"instruction": f"Say {each} in words.", **({"output": "So."} if each >= 50 else {})} for each in range(300)
+    ]
+    (tmp_path / "given.json").write_text(json.dumps(rows))
+    pool = {"type": "file", "path": str(tmp_path / "given.json"), "answers": "use", "answered_by": "x"}
+    found = make_config(
+        tmp_path,
+        teacher=TEACHER,
+        judge=TEACHER,
+        **RECOMMENDED,
+        data={"pool": pool, "heldout": judged},
+        curriculum={"expansion": {"max_waves": 0}},
+    )
+    # One of the 50 is likely to be lost, which a quarter allows for, and a round of all takes if it comes.
+    assert sizes(found) == [(300 - 1 - 30) // 4, 300 - 30, 300 - 30]
 
 
 def test_a_tiny_pool_leaves_something_to_train_on(tmp_path: Path) -> None:

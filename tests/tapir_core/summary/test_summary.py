@@ -123,12 +123,14 @@ def test_a_student_without_a_dev_figure_is_not_the_best_and_stops_nothing(tmp_pa
         (StageAt("train", 0), StageAt("answer_heldout", 0)),
         (StageAt("select", 1), StageAt("expand", 1)),
         (StageAt("mix", 1), StageAt("train", 1)),
+        (StageAt("train", 1), StageAt("answer_heldout", 1)),
     ],
 )
 def test_an_unfinished_run_is_summarised_as_far_as_it_is(tmp_path, until: StageAt, then: StageAt) -> None:
     summary = summarise(build_run(tmp_path, until=until))
     assert summary.next_stage == then
-    assert f"Next stage: {then}." in sentences.state(summary)
+    trained = int(until == StageAt("train", 1))
+    assert sentences.state(summary).startswith(f"Unfinished, {trained} of 2 rounds trained. Next stage: {then}.")
     last = summary.rounds[-1] if summary.rounds else None
     assert last is None or last.scores is None or last.number == BACKBONE
 

@@ -58,7 +58,7 @@ def ask(provider: FakeProvider, root: Path, **fields: Any) -> Finding:
             "ok",
             "as empty: 240",
         ),
-        ([{"instruction": text} for text in mails(240)], "ok", '240 instructions, the first is "Order'),
+        ([{"instruction": text} for text in mails(240)], "ok", '240 instructions, the first begins "Order'),
         (
             [
                 {
@@ -70,7 +70,7 @@ def ask(provider: FakeProvider, root: Path, **fields: Any) -> Finding:
                 for number in range(240)
             ],
             "ok",
-            'the first is "What about',
+            'the first begins "Hello, this is',
         ),
         ([{"instruction": text} for text in mails(60)], "warning", "60 instructions are few: 6 of them are held out"),
         ([{"instruction": text} for text in mails(9)], "fault", "person named above"),
