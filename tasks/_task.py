@@ -40,7 +40,7 @@ from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef, in_columns, read_part, write_part
 from tapir_core.errors import BudgetReached, ConfigError, Stopped
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import WAVE, Stage, StageAt, always
+from tapir_core.stages import TEACH, WAVE, Stage, StageAt, always
 from tasks import outcomes
 from tasks.runtime import current
 
@@ -263,7 +263,8 @@ def _budget_text(run: RunFolder, at: StageAt, made: outcomes.StageOutcome, left:
     calls, done = current(run).calls, sum(part.rows for part in made.rows)
     # Of a stage that asks in several roles the price of one says nothing.
     spent = calls.paid().get(at.stage.roles[0]) if len(at.stage.roles) == 1 else None
-    cost = f", about {left * spent.usd / spent.requests:,.2f} USD at the price so far" if spent and spent.usd else ""
+    asked = left * (run.config.teacher.answers_per_prompt if at.stage is TEACH else 1)
+    cost = f", about {asked * spent.usd / spent.requests:,.2f} USD at the price so far" if spent and spent.usd else ""
     return (
         f"{calls.spend().cap_reached}. {at}: {done} rows are done, {left} are left{cost}. Nothing more is sent; what "
         "was received is stored. Raise the cap and run the same command again: it asks only for what is left."

@@ -5,7 +5,6 @@ by the target shares; their answers in the style that the task type needs; mixtu
 """
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Mapping
 
@@ -13,8 +12,7 @@ import polars as pl
 
 from tapir_core import curriculum, randomness, stages, task_types, thoughts
 from tapir_core.calls import Answer, Outcome
-from tapir_core.config import Prefer, RunConfig
-from tapir_core.estimate.evidence import estimate_tokens
+from tapir_core.config import Prefer
 from tapir_core.judging import combine_judges, show_instruction
 from tapir_core.reporting.sentences import reduced
 from tapir_core.run_folder import RunFolder
@@ -22,7 +20,7 @@ from tasks import asking, judge
 from tasks._task import shard_task, stage_task
 from tasks.engines.logs import tell
 from tasks.outcomes import Worked
-from tasks.pool import mixture_shares, round_pool
+from tasks.pool import mixture_shares, round_pool, with_trained_thoughts
 from tasks.runtime import current, read_once
 
 _SHORTFALL = "shortfall: "
@@ -35,9 +33,11 @@ _REDUCED = "reduced_to"
 def select(run: RunFolder, at: stages.StageAt) -> Worked:
     """The seeds of the round, and δ as it was used, if there was one."""
     rule, candidates = run.config.round(at.number).selection, _candidates(run, at.number)
-    used = () if rule.reads_difficulty else used_before(run, at.number)
     chosen = curriculum.select_seeds(
-        rule, candidates, randomness.derive_rng(run.config.run.seed, at.number, "select"), used
+        rule,
+        candidates,
+        randomness.derive_rng(run.config.run.seed, at.number, "select"),
+        () if rule.reads_difficulty else used_before(run, at.number),
     )
     judged = run.config.verdict_round(at.number)
     left_out = {
@@ -56,8 +56,9 @@ def _pairs(run: RunFolder, at: stages.StageAt, seeds: pl.DataFrame) -> tuple[pl.
     if not isinstance(objective, Prefer):
         return seeds, {}
     verdicts = combine_judges(run.rows(stages.JUDGE.at(at.round)), judge.panel_rule)
-    answers = run.rows(stages.ANSWER.at(at.round))
-    pairs, why = curriculum.preference_pairs(seeds, verdicts, answers, judge.expected_orders, objective.margin)
+    pairs, why = curriculum.preference_pairs(
+        seeds, verdicts, run.rows(stages.ANSWER.at(at.round)), judge.expected_orders, objective.margin
+    )
     others = ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in why.items()) or "none"
     tell(logging.INFO, f"round {at.number}: {pairs.height} of {seeds.height} seeds make a pair; the others: {others}")
     return pairs, {f"{curriculum.UNPAIRED}{reason}": float(count) for reason, count in why.items()}
@@ -80,8 +81,11 @@ def draw(run: RunFolder, at: stages.StageAt) -> Worked:
 
 def round_size(run: RunFolder, at: stages.StageAt) -> curriculum.RoundSize:
     """How large the parts of a round's mixture are, as far as what its selection left reaches."""
-    reach = curriculum.reach_of(_easy_rows(run, at), mixture_shares(run))
-    return curriculum.size_round(run.config.examples(at.number), run.config.round(at.number).alpha or 0.0, reach)
+    return curriculum.size_round(
+        run.config.examples(at.number),
+        run.config.round(at.number).alpha or 0.0,
+        easy=curriculum.reach_of(_easy_rows(run, at), mixture_shares(run)),
+    )
 
 
 @read_once
@@ -159,7 +163,9 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
         pool, refinement = round_pool(run, 0), pl.DataFrame(schema=stages.REFINE.columns)
         rows = curriculum.draw_basic(pool, wanted, randomness.derive_rng(seed, 0, "mix")).rows
     rng, drawn = randomness.derive_rng(seed, number, "order"), [curriculum.BalancedDraw(rows, {})]
-    mixture = curriculum.assemble(drawn, _as_trained(pool, run.config, number), refinement, wanted, rng)
+    trains_one = run.config.teacher.answers_trained(run.config.objective(number).type) == 1
+    shown = with_trained_thoughts(pool.drop("others", strict=False) if trains_one else pool, run.config)
+    mixture = curriculum.assemble(drawn, shown, refinement, wanted, rng)
     # What the draw of a round lacks its mixture lacks too.
     told = {name: count for name, count in counted.items() if name == _REDUCED or name.startswith(_SHORTFALL)}
     examples = mixture.rows
@@ -171,26 +177,6 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
     return Worked(
         examples, {**told, "missing_examples": mixture.missing, **({"thoughts": thinking} if thinking else {})}
     )
-
-
-def _as_trained(pool: pl.DataFrame, config: RunConfig, number: int) -> pl.DataFrame:
-    """The pool with those thoughts, and in a round that imitates those more answers, that are trained.
-
-    A thought that is too long is left out whole.
-    """
-    teacher = config.teacher
-    longest = {"drop": 0.0, "keep": math.inf, "cap": teacher.thinking_tokens}[teacher.thinking]
-
-    def shown(thought: str | None) -> str:
-        return thought if thought and estimate_tokens(thought) <= longest else ""
-
-    if "thoughts" in pool.columns:
-        pool = pool.with_columns(thoughts=pl.Series(map(shown, pool["thoughts"]), dtype=pl.String))
-    if "others" not in pool.columns or teacher.answers_trained(config.objective(number).type) == 1:
-        return pool.drop("others", strict=False)
-    parts = ([thoughts.split(each) for each in texts or ()] for texts in pool["others"].to_list())
-    others = [[thoughts.join(shown(thought), answer) for thought, answer in each] for each in parts]
-    return pool.with_columns(others=pl.Series(others, dtype=pl.List(pl.String)))
 
 
 def _candidates(run: RunFolder, number: int) -> pl.DataFrame:

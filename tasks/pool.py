@@ -4,15 +4,18 @@ Stages `heldout`, `questions`, `contaminated`, `pool`, `label`, `judged_heldout`
 a round, made of them and of the answers (`tasks.teach`).
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
 import polars as pl
 
-from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages, task_types
+from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages, task_types, thoughts
 from tapir_core.calls import Parsed, ask_read
+from tapir_core.config import RunConfig
 from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions, check_left, remedy_of
+from tapir_core.estimate.evidence import estimate_tokens
 from tapir_core.judging import show_instruction
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -74,8 +77,7 @@ def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> outcomes.Wor
     """Task types of some instructions; one that the teacher refuses or garbles has none, and leaves the pool."""
     parsed = ask_labels(run, at, rows)
     labels = pl.Series([each.value for each in parsed], dtype=pl.String)
-    settled = pl.Series([not each.retryable for each in parsed], dtype=pl.Boolean)
-    frame = rows.select("instruction_id", task_type=labels).filter(settled)
+    frame = rows.select("instruction_id", task_type=labels).filter([not each.retryable for each in parsed])
     reasons = Counter(f"unlabelled_{each.reason}" for each in parsed if each.value is None and not each.retryable)
     return asking.worked(frame, {**asking.counts_of(parsed), **reasons}, rows, [each.counts_as for each in parsed])
 
@@ -260,6 +262,27 @@ def mixture_shares(run: RunFolder) -> Mapping[str, float]:
 round_pool = runtime.read_once(run_state.pool_of)
 
 
+def with_trained_thoughts(pool: pl.DataFrame, config: RunConfig) -> pl.DataFrame:
+    """The pool with those thoughts, of its more answers too, that are trained.
+
+    A thought that is too long, repeats itself or has a control token is left out whole.
+    """
+    teacher = config.teacher
+    longest = {"drop": 0.0, "keep": math.inf, "cap": teacher.thinking_tokens}[teacher.thinking]
+
+    def shown(thought: str | None) -> str:
+        is_sound = curriculum.unusable_reason(thought, "stop", refusals=True) is None
+        return thought if thought and is_sound and estimate_tokens(thought) <= longest else ""
+
+    if "thoughts" in pool.columns:
+        pool = pool.with_columns(thoughts=pl.Series(map(shown, pool["thoughts"]), dtype=pl.String))
+    if "others" not in pool.columns:
+        return pool
+    parts = ([thoughts.split(each) for each in texts or ()] for texts in pool["others"].to_list())
+    others = [[thoughts.join(shown(thought), answer) for thought, answer in each] for each in parts]
+    return pool.with_columns(others=pl.Series(others, dtype=pl.List(pl.String)))
+
+
 def _read_pool(run: RunFolder) -> readers.Found:
     found = sources.read_pool_of(run.config.data.pool, run.config.data, run.config.run.seed)
     # After it was read: a file that was edited meanwhile is another one now.
@@ -268,5 +291,6 @@ def _read_pool(run: RunFolder) -> readers.Found:
 
 
 def _usable(run: RunFolder) -> curriculum.Usable:
-    tables = map(run.rows, stages.usable_of(run.config))
-    return curriculum.split_usable(*tables, refusals=run.config.teacher.takes_refusals)
+    return curriculum.split_usable(
+        *map(run.rows, stages.usable_of(run.config)), refusals=run.config.teacher.takes_refusals
+    )

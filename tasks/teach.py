@@ -22,7 +22,7 @@ from tapir_core.turns import messages_of
 from tasks import asking, judge, outcomes, rollout, runtime
 from tasks._task import shard_task
 from tasks.engines.training import launch
-from tasks.pool import pool_rows, round_pool
+from tasks.pool import pool_rows, round_pool, with_trained_thoughts
 
 
 @shard_task(stages.TEACH, plan=pool_rows)
@@ -62,13 +62,13 @@ def _of_several(run: RunFolder, at: StageAt, asked: pl.DataFrame, said: Sequence
     marks = judge.verify_answers(run, at, run.config.judge.verifies("filter"), answered).rows
     marked = iter(marks.select("score", "correct").iter_rows())
     scores = (next(marked, (None, None)) if isinstance(each, Answer) else (None, None) for each in said)
-    # Usable, as good as the verifier finds it, and any answer is better than none.
+    # Usable, as good as the verifier finds it, and any answer is better than one that may come, and that than none.
     worth = [
         (
             correct is not False
             and unusable_reason(text, asking.ending_of(each), instruction, refusals=teacher.takes_refusals) is None,
             score or 0.0,
-            isinstance(each, Answer),
+            2 if isinstance(each, Answer) else int(each.retryable),
         )
         for text, each, instruction, (score, correct) in zip(texts, said, each_row["instruction"], scores, strict=True)
     ]
@@ -93,13 +93,17 @@ def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame, samples: int = 
     """Ask the teacher for plain answers to each row (an instruction); those of a row stand together."""
     teacher, settings = runtime.current(run).teacher, run.config.teacher
     obeying = partial(asking.obeying, schema=settings.answer_schema)
-    asked = asking.ask_plainly(
-        *(run, at, "teach", teacher, settings.answering, rows),
-        lambda outcome: asking.demand_whole(obeying(outcome)),
-        schema=settings.answer_schema,
-        samples=samples,
-    )
-    return [*map(obeying, asked)]
+    return [
+        *map(
+            obeying,
+            asking.ask_plainly(
+                *(run, at, "teach", teacher, settings.answering, rows),
+                lambda outcome: asking.demand_whole(obeying(outcome)),
+                schema=settings.answer_schema,
+                samples=samples,
+            ),
+        )
+    ]
 
 
 def _given_answers(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> pl.DataFrame:
@@ -127,7 +131,7 @@ def _ending_of_given(run: RunFolder, answer: str) -> str:
 @runtime.read_once
 def several(run: RunFolder, _: StageAt) -> pl.DataFrame:
     """The answers to what has more than one usable answer, each with its number: instruction_id, sample, answer, …"""
-    pool = round_pool(run, 0)
+    pool = with_trained_thoughts(round_pool(run, 0), run.config)
     if "others" not in pool.columns:
         return pool.clear().with_columns(sample=pl.lit(0), answer=pl.lit(""))
     rows = pool.drop_nulls("others")

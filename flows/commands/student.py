@@ -12,7 +12,7 @@ from rich.prompt import Prompt
 
 from flows.commands import terminal
 from tapir_core import calls, errors, run_state
-from tapir_core.calls import wire
+from tapir_core.calls import wire, words
 from tapir_core.run_folder import RunFolder
 from tapir_core.summary.formats import student_name
 from tasks import asking, runtime
@@ -35,7 +35,7 @@ def ask(
         [outcome] = runtime.current(run).calls.ask([_request(run, student, asking.chat(text))], student.source)
     if isinstance(outcome, calls.Failure):
         raise errors.EngineError(f"the student did not answer ({outcome.kind}): {outcome.message}")
-    terminal.console.print(outcome.text, markup=False, highlight=False)
+    terminal.console.print(outcome.text, markup=False, highlight=False, soft_wrap=True)
 
 
 def chat(name: terminal.RunName, which: Which = None, root: terminal.Root = "runs") -> None:
@@ -49,13 +49,13 @@ def chat(name: terminal.RunName, which: Which = None, root: terminal.Root = "run
                 if text := Prompt.ask("[bold]you[/]", console=terminal.console).strip():
                     messages.append(calls.Message("user", text))
                     body = wire.request_body(_request(run, student, tuple(messages)), endpoint)
-                    messages.append(calls.Message("assistant", _streamed(client, body)))
+                    messages.append(calls.Message("assistant", words.strip_thoughts(_streamed(client, body))))
 
 
 def serve(name: terminal.RunName, which: Which = None, root: terminal.Root = "runs") -> None:
     """`tapir serve`."""
-    with _student(name, which, root) as (_, student), suppress(KeyboardInterrupt):
-        shown = None
+    with _student(name, which, root) as (run, student), suppress(KeyboardInterrupt):
+        shown, is_ours = None, run.config.student.engine.served_by != "others"
         while True:
             # A server that died is started again, at another address.
             if (endpoint := student.source()) != shown:
@@ -63,9 +63,10 @@ def serve(name: terminal.RunName, which: Which = None, root: terminal.Root = "ru
                     terminal.console,
                     f"address  {endpoint.base_url}",
                     f"model    {student.identity.model}",
-                    f"key      {endpoint.api_key or 'none'}",
+                    # One of the user's own stays where the user has it.
+                    f"key      {(endpoint.api_key or 'none') if is_ours else 'that of student.engine.api_key_env'}",
                 )
-                terminal.say("serves this machine alone, until Ctrl-C")
+                terminal.say("serves this machine alone, until Ctrl-C" if is_ours else "served by others; Ctrl-C ends")
                 shown = endpoint
             time.sleep(_LOOK_SECONDS)
 
@@ -99,10 +100,10 @@ def _streamed(client: openai.OpenAI, body: dict[str, object]) -> str:
         for chunk in client.chat.completions.create(  # type: ignore[call-overload]  # the body is a request's, already whole
             model=model, messages=messages, stream=True, extra_body=body
         ):
-            if chunk.choices and (more := chunk.choices[0].delta.content):
+            if chunk.choices and (delta := chunk.choices[0].delta) and (more := delta.content):
                 text += more
                 terminal.console.print(more, end="", markup=False, highlight=False, soft_wrap=True)
-    except openai.OpenAIError as error:
+    except (openai.OpenAIError, ValueError) as error:
         raise errors.EngineError(
             f"the student did not answer: {error}; begin a new chat if this one is too long"
         ) from error

@@ -346,7 +346,7 @@ def _read_choice(
         or "".join(str(_text_of(_mapping(each).get("thinking") or "")) for each in parts)
         or None
     )
-    answer = text.lstrip() if apart else words.strip_thoughts(text)
+    answer = words.strip_thoughts(text.lstrip() if apart else text)
     told = "" if strip else apart if isinstance(apart, str) else words.thoughts_of(text, answer)
     if called := calls and (message.get("tool_calls") or message.get("function_call")):
         with suppress(ValueError):  # of no function: the answer is what it says beside

@@ -336,6 +336,9 @@ def _check_thoughts(config: cfg.RunConfig) -> list[str]:
             curriculum.expansion.max_waves > 0
         ),
         f"{at}refined answers have none; set curriculum.refine = false": curriculum.refine,
+        f'{at}they are taken out of its replies; leave out teacher.endpoint.thinking = "strip"': (
+            getattr(config.teacher.endpoint, "thinking", "keep") == "strip"
+        ),
         f"{at}round {', '.join(others)} learns from answers without thoughts; let it imitate": others,
     }
     return cfg.problems(found) if config.teacher.thinking != "drop" else []

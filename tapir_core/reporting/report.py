@@ -209,7 +209,7 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
             "",
             (
                 ("Round", lambda each: round_name(each.number)),
-                ("Examples", lambda each: count(each.mixture.rows if each.mixture else None)),
+                ("Examples", lambda each: count(each.mixture.conversations if each.mixture else None)),
                 ("Asked for", lambda each: count(each.mixture.asked if each.mixture else None)),
                 ("Pool", partial(tables.from_origin, "pool")),
                 ("Seeds", partial(tables.from_origin, "seed")),

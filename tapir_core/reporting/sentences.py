@@ -46,8 +46,8 @@ def outline(run: RunSummary) -> str:
             f"{count(run.own_answers)} of the plain answers came with the pool: those of {pool.answers_of}."
             if run.own_answers
             else "",
-            _thoughts(run),
-            _several(run),
+            thoughts(run),
+            several(run),
             *(
                 f"Scored on {most([student.score('dev')])} dev and {most([student.score('test')])} test instructions "
                 "that are held out."
@@ -60,7 +60,7 @@ def outline(run: RunSummary) -> str:
     )
 
 
-def _thoughts(run: RunSummary) -> str:
+def thoughts(run: RunSummary) -> str:
     """What of the teacher's thoughts was trained."""
     thinking, made = run.config.teacher.thinking, [each.mixture for each in run.rounds if each.mixture is not None]
     if thinking == "drop" or not made:
@@ -71,14 +71,14 @@ def _thoughts(run: RunSummary) -> str:
     return f"Of {count(rows)} examples {count(with_one)} have a thought{longest} before the answer, and {learnt}."
 
 
-def _several(run: RunSummary) -> str:
+def several(run: RunSummary) -> str:
     """How many answers to an instruction were asked for, and which are trained."""
     teacher, made = run.config.teacher, [each.mixture for each in run.rounds if each.mixture is not None]
-    if teacher.answers_per_prompt == 1 or not made:
+    if teacher.answers_per_prompt == 1 or not made or run.own_answers >= (run.pool or 0):
         return ""
     more, rows = sum(each.conversations for each in made), sum(each.rows for each in made)
     used = {
-        "all": f"{count(rows)} drawn instructions have {count(more)} usable ones, and all are trained",
+        "all": f"the {count(rows)} that all trainings drew have {count(more)} usable ones, and all are trained",
         "best": "the one that the verifier scores highest is trained",
         "likeliest": "from round 1 the one that S_0 finds likeliest is trained",
     }

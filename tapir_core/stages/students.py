@@ -207,9 +207,10 @@ LIKELIEST = declare(
         row="one of several answers of the teacher, with the mean log-probability that S_0 gives its tokens",
         when=lambda c, at: at.round == 1 and c.teacher.takes_likeliest,
         reads=lambda c, at: [*_pool(c, at), _student(at)],
-        settings=lambda c, _: {"engine": c.student.engine.answers_as},
+        settings=lambda c, _: {"engine": c.student.engine.answers_as, **_thought_fields(c)},
         files=lambda *_: [CHAT_TEMPLATE],
         asks="student",
+        version=2,
         roles=("rollout",),
     )
 )
@@ -468,8 +469,9 @@ IDS, LOG_PROBS = pl.List(pl.Int32()), pl.List(pl.Float32())
 
 
 def _thought_fields(config: RunConfig) -> Fields:
-    shaping = config.teacher.shaping()
-    return {name: shaping[name] for name in ("thinking", "thinking_tokens") if name in shaping}
+    kept = {name: value for name, value in config.teacher.shaping().items() if name in ("thinking", "thinking_tokens")}
+    # In place of another version, which would train anew where there are no thoughts.
+    return {**kept, "sound_thoughts": True} if kept else {}
 
 
 def _answer_fields(config: RunConfig, number: int) -> Fields:

@@ -34,10 +34,10 @@ CEILINGS = {
     "tapir_core/standin": 809,
     "tapir_core/store_admin": 319,
     "tapir_core/summary": 452,
-    "tasks": 2095,
+    "tasks": 2094,
     "tasks/engines": 1760,
     "tasks/engines/in_vllm": 28,
-    "tasks/engines/training": 1455,
+    "tasks/engines/training": 1456,
 }
 """Folder → most statements, without those of the folders below it."""
 

@@ -1,6 +1,7 @@
 """Several plain answers of the teacher to one instruction: which is kept, judged and trained, and what it costs."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ from tapir_core.comparison.baseline import match_baselines
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config
 from tapir_core.config.load import load_config
-from tapir_core.errors import TapirError
+from tapir_core.errors import BudgetReached, TapirError
 from tapir_core.estimate.run import estimate_run
 from tapir_core.paths import training_file
+from tapir_core.reporting.report import model_card
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import MIX, StageAt
 from tasks.engines.training import launch
@@ -131,7 +133,11 @@ def test_all_usable_answers_are_trained_once_each_and_one_is_judged(
     report = run.storage.read_bytes("report.html").decode()
     several = [trained(run, number) for number in (0, 1)]
     conversations, drawn = sum(len(text) for each in several for text in each.values()), sum(map(len, several))
-    assert f"{drawn} drawn instructions have {conversations} usable ones, and all are trained" in report
+    said = f"the {drawn} that all trainings drew have {conversations} usable ones, and all are trained"
+    assert said in report
+    card = model_card(run, 1, "")
+    assert said in card
+    assert f"| round 1 | {run.rows(StageAt('mix', 1)).height} |" in card
     asked = len(provider.calls)
     run.storage.remove("teacher/manifest.json")
     drive(run.config, monkeypatch)
@@ -172,6 +178,40 @@ def test_s_0_says_which_is_likeliest_and_later_rounds_learn_that(
     verdicts = [call.prompt for call in provider.calls if call.body["model"] == "judge-1"]
     assert verdicts
     assert sum(LIKELY in each for each in verdicts) < len(verdicts), "the held-out set keeps its own answer"
+
+
+def test_thoughts_that_are_not_trained_are_not_scored(
+    tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tokenize(_base: Path, _template: Path | None, talks: list[list[dict[str, Any]]]) -> list[Any]:
+        assert not [talk for talk in talks if "I sum" in talk[-1]["content"]]
+        return [([1], [2])] * len(talks)
+
+    plain = Teacher.__call__
+
+    def thinking(self: Teacher, call: RecordedCall) -> FakeReply:
+        reply = plain(self, call)
+        assert isinstance(reply, Text | Status)
+        return Text(f"<think>\nI sum.\n</think>\n\n{reply.content}") if call.body["model"] == "teacher-1" else reply
+
+    monkeypatch.setattr(Teacher, "__call__", thinking)
+    monkeypatch.setattr(launch, "tokenize", tokenize)
+    keeps = ("teacher.endpoint.thinking=keep", "teacher.thinking=drop", "teacher.answers_used=likeliest")
+    run = drive(config_of(tmp_path, provider, *keeps), monkeypatch)
+    assert "thoughts" in run.rows(StageAt("teach")).columns
+    assert run.rows(StageAt("likeliest", 1)).height
+
+
+def test_what_a_cap_leaves_is_priced_by_its_answers(
+    tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prices = [f"teacher.endpoint.usd_per_million_{each}_tokens=1000" for each in ("prompt", "completion")]
+    prices += ["budget.usd=2", "teacher.answering.max_tokens=1000"]
+    with pytest.raises(BudgetReached) as reached:
+        drive(config_of(tmp_path, provider, *prices), monkeypatch)
+    left = re.search(r"(\d+) are left, about ([\d.]+) USD", str(reached.value))
+    assert left is not None
+    assert float(left[2]) == pytest.approx(0.015 * SAMPLES * int(left[1]), abs=0.01), "15 tokens a call"
 
 
 def test_a_server_that_scores_nothing_is_named(

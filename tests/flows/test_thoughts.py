@@ -20,11 +20,13 @@ from tests.students import make_checkpoint
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-SHORT, LONG = "I count.", "I count on. " * 800
+SHORT, LONG = "I count.", " ".join(f"I count on to {each}." for each in range(500))
+UNSOUND = ("I count round. " * 50, "I count.<|im_end|>\n<|im_start|>user\nCount less.")
+"""What is never trained: one loops, the other would end the turn."""
 
 
 def reply(call: RecordedCall) -> Any:
-    """A third of the teacher's answers comes with a long thought, a third with a short one, a third with none."""
+    """The teacher's answers come with a long thought, a short one, an unsound one, or none."""
     model = str(call.body["model"])
     if model == "judge-1":
         assert "I count" not in call.prompt, "the judge sees answers, not thoughts"
@@ -32,7 +34,7 @@ def reply(call: RecordedCall) -> Any:
     number = int(call.prompt.removeprefix("Count to ").removesuffix("."))
     if "/" in model:
         return Text(f"<think>\nI count too.\n</think>\n\n{number}")
-    thought = ("", SHORT, LONG)[number % 3]
+    thought = ("", SHORT, LONG, *UNSOUND)[number % 5]
     message = {"role": "assistant", "content": f"It is {number}.", "reasoning_content": thought}
     usage = {"prompt_tokens": 10, "completion_tokens": 5}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
@@ -98,6 +100,7 @@ def first_with(run: RunFolder) -> int:
     [
         ("curriculum.expansion.max_waves=1", "set curriculum.expansion.max_waves = 0"),
         ("curriculum.refine=true", "set curriculum.refine = false"),
+        ("teacher.endpoint.thinking=strip", 'leave out teacher.endpoint.thinking = "strip"'),
         ("rounds.1.objective=prefer", "round 1 learns from answers without thoughts; let it imitate"),
     ],
 )

@@ -32,7 +32,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow.compute as pc
 
-from tapir_core import errors, randomness
+from tapir_core import errors, randomness, thoughts
 from tapir_core.config import OnPolicy, Prefer
 from tasks.engines.training import chat
 from tasks.engines.training.launch import TrainingCount, TrainingJob, exit_code
@@ -282,13 +282,15 @@ def _examples(
         )
         for messages, (_, written), prompt_ids, whole_ids in zip(batch, rendered, ids, ids[len(batch) :], strict=False):
             said = messages[-1]["content"].strip()
-            if not written or any(special.search(message["content"]) for message in messages[:-1]):
+            # A thought that the prompt opens, or that is not learnt, is no part of what is found and kept text below.
+            thought, answer = ("", said) if said in written else thoughts.split(said)
+            if not written or any(map(special.search, [thought, *(each["content"] for each in messages[:-1])])):
                 yield Example([], prompt_length=0)
                 continue
             answer_ids = whole_ids[len(prompt_ids) :]
             # Tokens may merge across the boundary, where the server's prompt ends; and the answer's text stays text.
             if whole_ids[: len(prompt_ids)] != prompt_ids or special.search(said):
-                before, found, after = written.partition(said or written)
+                before, found, after = written.partition(answer or written)
                 plain = chat.token_ids(tokenizer, found, split_special_tokens=bool(said))
                 answer_ids = chat.token_ids(tokenizer, before) + plain + chat.token_ids(tokenizer, after)
             ends = [place for place, token in enumerate(answer_ids, start=1) if token == closing]

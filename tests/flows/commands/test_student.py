@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.commands import student
+from tapir_core.calls import Answer, CallEngine
 from tapir_core.errors import EngineError
 from tapir_core.run_folder import RunFolder
 from tests.run_builder import build_run
@@ -23,6 +24,8 @@ class Streaming(BaseHTTPRequestHandler):
     """Counts the turns aloud, in two pieces; refuses a conversation of more than two."""
 
     asked: list[dict[str, Any]]
+    pieces: tuple[str | None, ...] = ()
+    broken = b""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -31,9 +34,11 @@ class Streaming(BaseHTTPRequestHandler):
         self.send_response(400 if turns > 2 else 200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        for piece in ("turn ", f"{turns}."):
+        self.wfile.write(self.broken)
+        for piece in self.pieces or ("turn ", f"{turns}."):
             chunk = {"id": "a", "object": "chat.completion.chunk", "created": 0, "model": "m"}
-            told = chunk | {"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
+            delta = None if piece is None else {"content": piece}
+            told = chunk | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
             self.wfile.write(f"data: {json.dumps(told)}\n\n".encode())
         self.wfile.write(b"data: [DONE]\n\n")
 
@@ -69,6 +74,43 @@ def test_a_chat_keeps_its_turns_and_the_settings_of_the_run(run: RunFolder, aske
     first, second = asked
     assert (first["temperature"], first["max_tokens"], first["stream"]) == (0.5, 33, True)
     assert [turn["content"] for turn in second["messages"]] == ["Hi", "turn 1.", "And now?"]
+
+
+def test_what_is_piped_has_the_lines_of_the_answer(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "word " * 60 + "end"
+    monkeypatch.setattr(CallEngine, "ask", lambda *_: [Answer(long, "stop", 1, 1)])
+    assert given(run, "ask", run.ref.name, "Hi").stdout.splitlines()[-1] == long
+
+
+@pytest.mark.parametrize(
+    ("pieces", "kept"), [(["<think>\nhm\n</think>\n\n", "four"], "four"), ([None, "fo", "ur"], "four")]
+)
+def test_a_chat_goes_on_from_answers_without_their_thoughts(
+    run: RunFolder, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, pieces: list[str], kept: str
+) -> None:
+    monkeypatch.setattr(Streaming, "pieces", pieces)
+    assert given(run, "chat", run.ref.name, typed="Hi\nAnd?\n").exit_code == 0
+    assert asked[1]["messages"][1] == {"role": "assistant", "content": kept}
+
+
+def test_a_stream_that_is_none_is_told(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Streaming, "broken", b"data: {no json\n\n")
+    done = given(run, "chat", run.ref.name, typed="Hi\n")
+    assert isinstance(done.exception, EngineError)
+
+
+def test_a_key_of_the_user_is_not_shown(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("MY_KEY", "sk-hush")
+    monkeypatch.setattr(student.time, "sleep", end)
+    engine = {**json.loads(run.config.student.engine.model_dump_json(exclude_unset=True)), "api_key_env": "MY_KEY"}
+    keyed = build_run("", config=make_config(Path(run.ref.root) / "keyed", student={"engine": engine}))
+    done = given(keyed, "serve", keyed.ref.name)
+    assert done.exit_code == 0, done.output
+    assert "hush" not in done.output
+    assert "that of student.engine.api_key_env" in done.output
 
 
 def test_a_chat_that_is_refused_says_what_to_do(run: RunFolder) -> None:

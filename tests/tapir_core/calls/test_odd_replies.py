@@ -123,8 +123,11 @@ def test_an_answer_whose_tokens_are_not_told_stays_booked_at_the_most(
         assert len(provider.calls) == 4  # each reserves 1,024 tokens
 
 
-def test_the_blank_lines_behind_thoughts_that_a_server_puts_apart_are_no_part_of_an_answer(engine: CallEngine):
-    body = completion("\n\nIt is four.", reasoning_content="Two and two.")
+@pytest.mark.parametrize("before", ["\n\n", "<think>Two and two.</think>"])
+def test_thoughts_that_a_server_puts_apart_and_what_is_left_of_them_are_no_part_of_an_answer(
+    engine: CallEngine, before: str
+):
+    body = completion(f"{before}It is four.", reasoning_content="Two and two.")
     with FakeProvider(lambda _: Status(200, body)) as provider:
         assert texts(engine.ask(prompts(1), provider.endpoint)) == ["It is four."]
 

@@ -173,6 +173,8 @@ def test_no_place_of_this_machine_is_in_the_card(run: RunFolder) -> None:
     ("teacher", "said"),
     [
         ({"terms": "CC BY-NC 4.0"}, "that it learnt from: CC BY-NC 4.0"),
+        ({"terms": "\n# <b>mine</b>"}, r"that it learnt from: \# \<b\>mine\</b\>"),
+        ({"terms": "  ", "endpoint": {"type": "openai", "model": "big", "identity": "p"}}, "are not stated"),
         ({}, "its teacher was the stand-in"),
         ({"endpoint": {"type": "openai", "model": "big", "identity": "p"}}, r"are not stated (`teacher.terms`)"),
     ],

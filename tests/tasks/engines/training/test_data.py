@@ -57,6 +57,14 @@ def test_a_thought_is_learnt_or_stands_there_unlearnt(folder: Path) -> None:
     assert shown[True] == f"{prompt}{thought}⟦2 plus 2 is 4.<|end|>⟧"
 
 
+def test_a_special_token_in_a_thought_stays_text_or_the_example_is_left_out(folder: Path) -> None:
+    tokenizer = load(folder)
+    marked = {"role": "assistant", "content": thoughts.join("It says <|end|> there.", "2 plus 2 is 4.")}
+    plain, talks = [*QUESTION, ANSWER], [[*QUESTION, marked]]
+    assert encode(tokenizer, talks, max_length=500).example(0).labels.count(tokenizer.eos_token_id) == 1
+    assert encode(tokenizer, [plain, *talks], max_length=500, masked=True).left_out == 1
+
+
 def test_only_the_last_of_several_answers_is_trained(folder: Path) -> None:
     tokenizer = load(folder)
     talk = [*QUESTION, ANSWER, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}]
