@@ -208,21 +208,28 @@ def compare_answers(
 
     Args:
         judge: how verdicts are combined, and in which orders an instruction must be scored.
-        questions: instruction_id, task_type, split, response (the teacher's).
+        questions: instruction_id, instruction, task_type, split, response (the teacher's).
         answers: instruction_id, response (the student's).
         verdicts: of each judge, the columns of ``verdicts/``.
 
     Returns:
-        One row an instruction of the set, in the order of ``questions``: instruction_id, split, task_type,
-        quality_retention and win_rate (0-1), student_score and teacher_score (points of the judge's scale),
-        student_chars and teacher_chars, these null where it is unscored; same_calls (0 or 1), null where neither
-        answer calls a tool.
+        One row an instruction of the set, in the order of ``questions``: instruction_id, split, task_type (of calls
+        of tools and of what follows their results those words), quality_retention and win_rate (0-1), student_score
+        and teacher_score (points of the judge's scale), student_chars and teacher_chars, these null where it is
+        unscored; same_calls (0 or 1), null where neither answer calls a tool.
     """
     combined, mfd = combine_judges(verdicts, judge.panel_rule), pl.col("mfd")
     better = {RETENTION: (mfd <= 0).mean(), WIN_RATE: (0.5 - mfd.sign() / 2).mean()}
     scored = mean_scores(combined, judge.expected_orders, **better).drop("mfd")
     lengths = answers.select("instruction_id", student_chars=pl.col("response").str.len_chars())
-    rows = questions.select("instruction_id", "split", "task_type", teacher_chars=pl.col("response").str.len_chars())
+    kind = (
+        pl.when(pl.col("response").str.contains("<tool_call>", literal=True))
+        .then(pl.lit("calls of tools"))
+        .when(pl.col("instruction").str.starts_with("<tool_response>"))
+        .then(pl.lit("after results of tools"))
+        .otherwise("task_type")
+    )
+    rows = questions.select("instruction_id", "split", task_type=kind, teacher_chars=pl.col("response").str.len_chars())
     responses = questions.select("instruction_id", "response").join(
         answers.select("instruction_id", said="response"), on="instruction_id", how="left", maintain_order="left"
     )

@@ -18,8 +18,8 @@ from tapir_core.estimate.evidence import estimate_tokens
 
 _JUDGE = "gpt-6-luna"
 """At OpenAI, where none is named."""
-_TEST, _DEV, _SHARE = 200, 100, 0.2
-"""Most rows of the two splits, and the share of the rows that the test takes; dev takes half of it."""
+_MOST, _SHARE = 300, 0.3
+"""Most rows that are held out, and their share of all; dev takes a third of them, test the others."""
 _TOOLS = {
     "qwen": ("hermes", ""),
     "llama3": ("llama3_json", ""),
@@ -27,8 +27,6 @@ _TOOLS = {
     "smollm": ("hermes", "chatml-tools"),
 }
 """Family → the parser of its calls, and a chat template that shows tools; empty is its own (docs/tools.md)."""
-_SPARE = 1.1
-"""Rows that are asked for each that is to be held out, since some answers will not be usable."""
 
 
 def adopt(
@@ -51,14 +49,14 @@ def adopt(
     with init.whole([config, pool], "--model, --address, --judge, --student, --usd and --price"):
         found = fine_tunes.read_fine_tune(str(file))
         rows = len(found.rows)
-        test = max(1, min(_TEST, int(_SHARE * rows)))
-        dev = max(1, min(_DEV, test // 2))
+        drawn = found.held_out(max(2, min(_MOST, int(_SHARE * rows))), randomness.derive_rng(0, "adopt"))
+        held_out = sum(group in drawn for group in found.groups)
         asked = init.Asked(
             str(pool),
             "",
             model or init.until("The fine-tune, as its API calls it (ft:…)", str),
             judge=judge or "",
-            heldout={"test": test, "dev": dev},
+            heldout={"test": max(1, held_out - held_out // 3), "dev": max(1, held_out // 3)},
             answered_by=(min(found.models) if len(found.models) == 1 else "") or file.name,
             longest=max(estimate_tokens(row.answer or "") for row in found.rows),
             whole=max(
@@ -75,14 +73,19 @@ def adopt(
             price=price or _price(asked),
             tools=next((each for family, each in _TOOLS.items() if has_tools and name.startswith(family)), None),
         )
-        trained = found.write(pool, found.held_out(int(_SPARE * (test + dev)), randomness.derive_rng(0, "adopt")))
+        trained = found.write(pool, drawn)
         config.write_text(init.text_of(asked, config, rows), encoding="utf-8")
         lost = sources.clean_pool(load.load_config(config)).lost
     print_lines(
         console,
         f"{file}: {rows:,} rows, {sum(bool(row.answer) for row in found.rows):,} with an answer. "
         f"{trained:,} answers are trained on, in {pool}; "
-        f"{asked.teacher} is asked for {rows - trained:,}, to be compared with.",
+        f"{asked.teacher} is asked for {rows - trained:,}, to compare {held_out:,} of them.",
+        *(
+            "A local address is free, without a cap; --price and --usd give one."
+            for _ in [0]
+            if asked.local and not asked.usd
+        ),
         *(f"Left out: {count:,} {what}." for what, count in found.left_out.items()),
         *(f"Warning: {len(found.bad):,} broken rows are left out:" for _ in found.bad[:1]),
         *(f"  {each}" for each in records.first_of([*found.bad])),

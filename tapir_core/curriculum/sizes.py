@@ -100,8 +100,8 @@ def _size_of(config: RunConfig, number: int, left: int) -> tuple[int, str]:
     settings, waves = config.round(number), config.waves(number)
     if settings.selection.fixed_share == 1:
         examples = max(left, min(_SMALL, (1 + _MOST_NEW) * left) if waves else 0)
-        new = "new ones are written up to" if examples > left else "no more than these are worth"
-        return examples, f"all are trained on, and {new} {examples:,}"
+        new = f"new ones are written up to {examples:,}" if examples > left else "no new ones are written"
+        return examples, f"all that are usable are trained on, and {new}"
     alpha, (seeds, easy) = settings.alpha or 0.0, likely_parts(config, number, left)
     filled = round(seeds * (2 if waves else 1) / alpha) if alpha else left
     examples = max(1, size_round(filled, alpha, easy).examples)

@@ -49,13 +49,14 @@ class FineTune(NamedTuple):
     def held_out(self, rows: int, rng: random.Random) -> set[str]:
         """Groups drawn by ``rng`` that have about so many ``rows`` together: a larger one stays, if there are others.
 
-        No row that stays holds the question of one that is drawn.
+        Those that have a row to ask for anyway come first. No row that stays holds the question of one that is drawn.
 
         Raises:
             ConfigError: none with an answer would stay.
         """
         sizes, drawn, lacking = Counter(self.groups), set[str](), rows
-        for each in rng.sample(sorted(sizes), len(sizes)):
+        asked = {group for group, row in zip(self.groups, self.rows, strict=True) if not row.answer}
+        for each in sorted(rng.sample(sorted(sizes), len(sizes)), key=lambda group: group not in asked):
             if 0 < sizes[each] <= lacking:
                 drawn.add(each)
                 lacking -= sizes[each]
@@ -69,18 +70,18 @@ class FineTune(NamedTuple):
 
     def write(self, path: Path, held_out: set[str]) -> int:
         """Write the rows as JSON lines of messages, those of ``held_out`` without their answers; says how many have."""
-        answers = 0
         with path.open("w", encoding="utf-8") as file:
             for group, row in zip(self.groups, self.rows, strict=True):
                 turns: list[tuple[str, str]] = [*messages_of(row._asdict())]
                 if row.answer and group not in held_out:
-                    answers += 1
                     turns.append(("assistant", row.answer))
                 messages, defined = tools.structured(turns, as_text=True)
-                more = {"tools": defined or None, "reference": row.reference, "source": row.source}
-                record = {"messages": messages, **{name: value for name, value in more.items() if value}}
+                fields = {"messages": messages, "tools": defined, "reference": row.reference, "source": row.source}
+                record = {name: value for name, value in fields.items() if value}
                 file.write(f"{json.dumps(record, ensure_ascii=False)}\n")
-        return answers
+        return sum(
+            bool(row.answer) and group not in held_out for group, row in zip(self.groups, self.rows, strict=True)
+        )
 
 
 def read_fine_tune(path: str) -> FineTune:

@@ -97,7 +97,7 @@ def state(run: RunSummary) -> str:
         else (f"Done, {progress(run)}.", best(run))
         if run.next_stage is None
         else (
-            f"Unfinished, {progress(run)}. The same command goes on from there.",
+            f"Unfinished, {progress(run)}. Where no process works on it, the same command goes on.",
             f"The last start ended with: {' '.join(run.error.split())}" if run.error else "",
         )
     )

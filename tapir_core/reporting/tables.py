@@ -97,7 +97,7 @@ def spend_table(summary: types.RunSummary) -> Table:
         (*rows, ("all", "", *_usage_cells(summary.usage))),
         text_columns=2,
         note="Calls to teacher and judge that the last start of each stage made; from store: answers that were there "
-        "already, of another run or of an earlier start. USD is the price of both, each paid for once.",
+        "already: of another run, an earlier start or an equal request. USD is the price of both, each paid for once.",
     )
 
 
@@ -256,7 +256,7 @@ _JUDGED: dict[str, tuple[str, Callable[[types.Score], str]]] = {
     "Characters, teacher": (LENGTHS[1], lambda score: formats.count(score.value)),
     "n": (RETENTION, lambda score: formats.count(score.n)),
     "Unscored": (RETENTION, lambda score: formats.count(score.failed)),
-    "Same calls, %": (SAME_CALLS, formats.accuracy),
+    "Same calls, %": (SAME_CALLS, lambda score: f"{formats.accuracy(score)} (n = {score.n})"),
 }
 """Column → the metric that it is of, and what a cell shows of its score."""
 

@@ -163,7 +163,7 @@ EVALUATE = declare(
         folder="scores",
         columns=SCORES,
         row="a figure: a split, a task type",
-        version=2,
+        version=3,
         when=lambda c, _: c.data.heldout is not None,
         reads=lambda c, at: [
             *(*heldout_stages(c), ANSWER_HELDOUT.at(at.round)),

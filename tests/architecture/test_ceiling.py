@@ -16,15 +16,15 @@ SLACK = 15
 
 CEILINGS = {
     "flows": 1250,
-    "flows/commands": 1113,
+    "flows/commands": 1112,
     "flows/commands/diagnosis": 483,
     "flows/prefect_server": 329,
-    "tapir_core": 1935,
+    "tapir_core": 1936,
     "tapir_core/calls": 2446,
     "tapir_core/comparison": 707,
     "tapir_core/config": 1525,
     "tapir_core/curriculum": 642,
-    "tapir_core/data": 1086,
+    "tapir_core/data": 1085,
     "tapir_core/estimate": 575,
     "tapir_core/evaluation": 932,
     "tapir_core/judging": 497,

@@ -16,6 +16,7 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.sources import clean_pool
 from tapir_core.stages import StageAt
 from tapir_core.tools import calls_in
+from tapir_core.turns import user_texts
 from tests.doubles.provider import FakeProvider, RecordedCall, Status, Text
 from tests.golden.adapter import drive
 from tests.students import make_tokenized
@@ -99,6 +100,25 @@ def test_the_share_of_same_calls_is_reported_of_those_that_call(run: RunFolder) 
         assert scores["value"][0] == pytest.approx(sum(each % 3 > 0 for each in asked) / len(asked))
     report = run.storage.read_bytes("report.html").decode()
     assert "Same calls, %" in report
+    assert f"(n = {len(meant)})" in report
+
+
+def test_calls_and_what_follows_results_have_figures_of_their_own(run: RunFolder) -> None:
+    rows = run.rows(StageAt("evaluate", 1)).filter(split="test", metric="quality_retention")
+    counted = dict(rows.select("category", "n").iter_rows())
+    assert counted.keys() == {"all", "calls of tools", "after results of tools"}
+    test = run.rows(StageAt("judged_heldout")).filter(split="test")["response"].to_list()
+    assert counted["calls of tools"] == sum(bool(calls_in(each)[1]) for each in test)
+    assert counted["all"] == counted["calls of tools"] + counted["after results of tools"] == len(test)
+
+
+def test_no_conversation_is_both_held_out_and_trained_on(run: RunFolder) -> None:
+    def begins(messages: list[dict[str, str]]) -> str:
+        return next(each["content"] for each in messages if each["role"] == "user")
+
+    trained = {begins(each) for each in run.rows(StageAt("mix", 1))["messages"].to_list()}
+    drawn = run.rows(StageAt("judged_heldout")).join(run.rows(StageAt("pool")), on="instruction_id")
+    assert not trained & {user_texts(row)[0] for row in drawn.iter_rows(named=True)}
 
 
 def test_without_a_parser_or_a_template_that_shows_tools_nothing_is_paid(

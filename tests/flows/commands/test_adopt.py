@@ -58,8 +58,14 @@ def test_what_is_answered_is_what_stands_in_a_file_of_thirty_lines(file: Path) -
     rows = [json.loads(each)["messages"] for each in file.with_name("new.jsonl").read_text().splitlines()]
     assert len(rows) == ROWS
     blank = [each for each in rows if each[-1]["role"] == "user"]
-    assert len(blank) == 99, "a tenth more than is held out"
-    assert f"{FINE_TUNE} is asked for 99" in " ".join(done.output.split())
+    assert len(blank) == 90, "what is held out, and no more"
+    assert f"{FINE_TUNE} is asked for 90, to compare 90 of them" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("usd", [[], ["--usd", "5"]])
+def test_that_a_local_address_is_not_capped_is_said(file: Path, usd: list[str]) -> None:
+    words = ["--model", "m", "--judge", "j", "--student", "qwen2.5", "--address", "http://127.0.0.1:9/v1"]
+    assert ("free, without a cap; --price and --usd give one" in adopt(file, *words, *usd).output) == (usd == [])
 
 
 def test_a_listed_price_is_not_asked_for(file: Path) -> None:

@@ -177,6 +177,13 @@ def test_whole_conversations_are_held_out_and_lose_their_answers(tmp_path: Path)
     assert sum(row.answer is None for row in rows) == 8
 
 
+def test_conversations_with_a_row_to_ask_for_are_held_out_first(tmp_path: Path) -> None:
+    turns = [{"messages": chat(f"{each}?", "a.", f"And {each}?", "b.")} for each in range(20)]
+    found = read(tmp_path, *turns, {"messages": chat("Last?", "a.", "And last?")})
+    for seed in range(5):
+        assert "Last?" in found.held_out(6, random.Random(seed))
+
+
 def test_a_session_logged_call_by_call_is_one_conversation(tmp_path: Path) -> None:
     def logged(session: int, turn: int) -> dict[str, Any]:
         asked = chat(*(f"{session}, {each // 2} {'?' if each % 2 == 0 else '.'}" for each in range(2 * turn - 1)))
