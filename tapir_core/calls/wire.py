@@ -346,7 +346,9 @@ def _read_choice(
         or "".join(str(_text_of(_mapping(each).get("thinking") or "")) for each in parts)
         or None
     )
-    answer = words.strip_thoughts(text.lstrip() if apart else text)
+    bare = words.strip_thoughts(text)
+    # What a server puts apart is in the text only where it says it twice.
+    answer = text.lstrip() if apart and words.thoughts_of(text, bare) != str(apart).strip() else bare
     told = "" if strip else apart if isinstance(apart, str) else words.thoughts_of(text, answer)
     if called := calls and (message.get("tool_calls") or message.get("function_call")):
         with suppress(ValueError):  # of no function: the answer is what it says beside

@@ -20,7 +20,7 @@ CEILINGS = {
     "flows/commands/diagnosis": 483,
     "flows/prefect_server": 329,
     "tapir_core": 1936,
-    "tapir_core/calls": 2446,
+    "tapir_core/calls": 2447,
     "tapir_core/comparison": 707,
     "tapir_core/config": 1525,
     "tapir_core/curriculum": 642,
