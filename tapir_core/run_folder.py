@@ -437,8 +437,8 @@ def _no_such_run(ref: RunRef) -> str:
         f"{missing}.{f' Did you mean {meant}?' if meant else ''} It holds {text.first_few(names, _LISTED)}; see "
         f"`tapir status --root {ref.root}`"
         if names
-        else f"{missing}, nor any other; name the right root with --root, or start a run (a new one appears here once its "
-        "student is prepared)"
+        else f"{missing}, nor any other; name the right root with --root, or start a run (a new one appears here "
+        "once its student is prepared)"
     )
 
 

@@ -196,8 +196,8 @@ def cost_table(reader: RunReader, student: int) -> page.Table:
         by and f"{name} answered with {by}.",
         "Speed is that of this run's own requests: output tokens a second while calls were in flight; seconds from "
         "sending a call until its answer came, right to 5 %, without waiting for a turn and without failed "
-        "attempts. More calls in flight mean more tokens a second and more seconds an answer: where they differ much, the "
-        "seconds say nothing of one model beside the other."
+        "attempts. More calls in flight mean more tokens a second and more seconds an answer: where they differ "
+        "much, the seconds say nothing of one model beside the other."
         if speed or taught
         else "",
         "USD is what the teacher's plain answers to the pool cost; the price of the student's machine is not known."
