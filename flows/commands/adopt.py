@@ -80,7 +80,7 @@ def adopt(
         console,
         f"{file}: {rows:,} rows, {sum(bool(row.answer) for row in found.rows):,} with an answer. "
         f"{trained:,} answers are trained on, in {pool}; "
-        f"{asked.teacher} is asked for {rows - trained:,}, to compare {held_out:,} of them.",
+        f"{asked.teacher} is asked for {rows - trained:,}; students are compared with it on {held_out:,}.",
         *(
             "A local address is free, without a cap; --price and --usd give one."
             for _ in [0]

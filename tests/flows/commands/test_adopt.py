@@ -59,7 +59,7 @@ def test_what_is_answered_is_what_stands_in_a_file_of_thirty_lines(file: Path) -
     assert len(rows) == ROWS
     blank = [each for each in rows if each[-1]["role"] == "user"]
     assert len(blank) == 90, "what is held out, and no more"
-    assert f"{FINE_TUNE} is asked for 90, to compare 90 of them" in " ".join(done.output.split())
+    assert f"{FINE_TUNE} is asked for 90; students are compared with it on 90." in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize("usd", [[], ["--usd", "5"]])
