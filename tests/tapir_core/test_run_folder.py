@@ -351,8 +351,8 @@ def test_a_run_of_an_older_version_is_refused_with_its_cost_until_it_is_amended(
 def test_what_is_made_after_a_version_was_raised_is_of_that_version_beside_the_rest(finished, newer):
     newer("evaluate")
     finished.write(StageAt("evaluate", 2), finished.rows(StageAt("evaluate", 2)))
-    assert [finished.manifest(StageAt("evaluate", number)).version for number in (1, 2)] == [2, 3]
-    assert finished.stage_versions["evaluate"] == 2, "the oldest counts"
+    assert [finished.manifest(StageAt("evaluate", number)).version for number in (1, 2)] == [3, 4]
+    assert finished.stage_versions["evaluate"] == 3, "the oldest counts"
     assert all(finished.holds(StageAt("evaluate", number)) for number in (1, 2))
 
 
