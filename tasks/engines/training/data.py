@@ -282,7 +282,7 @@ def _examples(
         )
         for messages, (_, written), prompt_ids, whole_ids in zip(batch, rendered, ids, ids[len(batch) :], strict=False):
             said = messages[-1]["content"].strip()
-            # A thought that the prompt opens, or that is not learnt, is no part of what is found and kept text below.
+            # Where the prompt opens the thought, or it is not learnt, the answer alone is kept as text below.
             thought, answer = ("", said) if said in written else thoughts.split(said)
             if not written or any(map(special.search, [thought, *(each["content"] for each in messages[:-1])])):
                 yield Example([], prompt_length=0)
