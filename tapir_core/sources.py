@@ -239,8 +239,10 @@ def natural_weights(data: config.DataConfig, heldout: pl.DataFrame) -> dict[str,
     """
     if data.references is None or not data.references.generated:
         return {}
-    problems = [families.recognise(each) for each in heldout["instruction"]]
+    problems = map(families.recognise, heldout["instruction"])
     places = list(zip(heldout["split"], [each.family if each else "" for each in problems], strict=True))
     rows = Counter(places)
-    weights = [families.NATURAL_SHARES.get(place[1], 0.0) / rows[place] for place in places]
-    return dict(zip(heldout["instruction_id"], weights, strict=True))
+    return {
+        instruction: families.NATURAL_SHARES.get(place[1], 0.0) / rows[place]
+        for instruction, place in zip(heldout["instruction_id"], places, strict=True)
+    }

@@ -1,5 +1,6 @@
 """Commands that use a run's student, outside any flow: `tapir ask`, `chat`, `serve`."""
 
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def ask(
         [outcome] = runtime.current(run).calls.ask([_request(run, student, asking.chat(text))], student.source)
     if isinstance(outcome, calls.Failure):
         raise errors.EngineError(f"the student did not answer ({outcome.kind}): {outcome.message}")
-    terminal.console.print(outcome.text, markup=False, highlight=False, soft_wrap=True)
+    _show(outcome.text)
 
 
 def chat(name: terminal.RunName, which: Which = None, root: terminal.Root = "runs") -> None:
@@ -89,6 +90,18 @@ def _request(run: RunFolder, student: runtime.AskedModel, messages: tuple[calls.
     return asking.make_request(run, "answer", student.identity, messages, run.config.student.sampling)
 
 
+def _show(text: str, end: str = "\n") -> None:
+    """Write what a student says, tabs included; a terminal gets no character that would steer it."""
+    print(
+        re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+        if terminal.console.is_terminal
+        else text,
+        end=end,
+        file=terminal.console.file,
+        flush=True,
+    )
+
+
 def _streamed(client: openai.OpenAI, body: dict[str, object]) -> str:
     """An answer, printed as it comes.
 
@@ -102,7 +115,7 @@ def _streamed(client: openai.OpenAI, body: dict[str, object]) -> str:
         ):
             if chunk.choices and (delta := chunk.choices[0].delta) and (more := delta.content):
                 text += more
-                terminal.console.print(more, end="", markup=False, highlight=False, soft_wrap=True)
+                _show(more, end="")
     except (openai.OpenAIError, ValueError) as error:
         raise errors.EngineError(
             f"the student did not answer: {error}; begin a new chat if this one is too long"

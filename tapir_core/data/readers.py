@@ -395,20 +395,27 @@ def _read(
         raise errors.ConfigError(_bad_rows_in_words(name, bad, total, way_out))
     if not rows.height:
         raise errors.ConfigError(f"{name!r} holds no instruction; bring a file with at least one row")
+    merged = rows
     if rows["instruction_id"].is_duplicated().any():  # answer and reference of one row, one that has both first
-        rows = rows.sort(
-            pl.col("answer").is_null() | pl.col("reference").is_null(),
-            *("answer", "reference", "source"),
-            nulls_last=True,
-            maintain_order=True,
+        merged = (
+            rows.sort(
+                pl.col("answer").is_null() | pl.col("reference").is_null(),
+                *("answer", "reference", "source"),
+                nulls_last=True,
+                maintain_order=True,
+            )
+            .group_by("instruction_id")
+            .agg(
+                pl.col("instruction", "system", EARLIER).first(),
+                pl.col("task_type", "split").min(),
+                pl.col("source", "reference", "answer").drop_nulls().first(),
+            )
         )
-    merged = rows.group_by("instruction_id").agg(
-        pl.col("instruction", "system", EARLIER).first(),
-        pl.col("task_type", "split").min(),
-        pl.col("source", "reference", "answer").drop_nulls().first(),
+    return Found(
+        merged.sort("instruction_id"),
+        {"bad_rows": len(bad), "duplicates": rows.height - merged.height, **noted},
+        beside.in_words(name, fields, rows.height),
     )
-    counts = {"bad_rows": len(bad), "duplicates": rows.height - merged.height}
-    return Found(merged.sort("instruction_id"), {**counts, **noted}, beside.in_words(name, fields, rows.height))
 
 
 _BATCH = 500
@@ -663,7 +670,7 @@ def _agree(layouts: Mapping[str, _Asked]) -> None:
 
 def _same(what: str, *texts: str | None) -> str | None:
     """The one text among ``texts``."""
-    given = {*texts} - {None, ""}
+    given = {*filter(None, texts)}
     if len(given) > 1:
         raise SaidTwiceError(f"it has {len(given)} different {what}; keep one")
     return given.pop() if given else None
@@ -681,7 +688,7 @@ def _is_absent(value: Any) -> bool:
 
 
 def _stands_for_nothing(value: Any) -> bool:
-    if not isinstance(value, str) or len(value) > _LONGEST_STAND_IN:
+    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_STAND_IN:
         return False
     return _NO_INPUT.fullmatch(" ".join(value.split())) is not None
 

@@ -207,8 +207,9 @@ def split_places(number: int) -> list[int]:
 def keep_largest(items: Sequence[Any], key: Callable[[Any], Any], say: Callable[[Any], str] = str) -> str:
     """The largest of some items, each set against the largest before it: `cat or hill: hill. hill or ant: hill.`"""
     largest = pairwise(accumulate(items, lambda *pair: max(pair, key=key)))
-    steps = zip(items[1:], largest, strict=True)
-    return " ".join(f"{say(before)} or {say(item)}: {after}." for item, (before, after) in steps)
+    return " ".join(
+        f"{say(before)} or {say(item)}: {after}." for item, (before, after) in zip(items[1:], largest, strict=True)
+    )
 
 
 def number_items(items: Iterable[str], start: int = 1) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.commands import student
+from flows.commands import student, terminal
 from tapir_core.calls import Answer, CallEngine
 from tapir_core.errors import EngineError
 from tapir_core.run_folder import RunFolder
@@ -80,6 +81,20 @@ def test_what_is_piped_has_the_lines_of_the_answer(run: RunFolder, monkeypatch: 
     long = "word " * 60 + "end"
     monkeypatch.setattr(CallEngine, "ask", lambda *_: [Answer(long, "stop", 1, 1)])
     assert given(run, "ask", run.ref.name, "Hi").stdout.splitlines()[-1] == long
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_no_answer_steers_the_terminal(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_terminal: bool
+) -> None:
+    said = "a\x1b[2J\x9b5m\tb\n\u3000c"
+    monkeypatch.setattr(CallEngine, "ask", lambda *_: [Answer(said, "stop", 1, 1)])
+    monkeypatch.setattr(Streaming, "pieces", (said,))
+    monkeypatch.setattr(terminal, "console", Console(force_terminal=is_terminal, no_color=True))
+    shown = "a�[2J�5m\tb\n\u3000c" if is_terminal else said
+    student.ask(run.ref.name, "Hi", root=run.ref.root)
+    assert shown in capsys.readouterr().out
+    assert shown in given(run, "chat", run.ref.name, typed="Hi\n").stdout
 
 
 @pytest.mark.parametrize(
