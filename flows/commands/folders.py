@@ -79,7 +79,7 @@ def _print_run(run: RunFolder) -> None:
 
 def _state(run: RunFolder, progress: types.RunProgress) -> tuple[str, ...]:
     """Lines on score, spending, last error and what comes next; an empty one where there is nothing to say."""
-    usd, unknown = _usd(run)
+    usd, unknown, is_driven = _store_says(run)
     student, found, judged, cap = progress.student, progress.score, run.config.data.judged, run.config.budget.usd
     by = f"; judged by {found.judge}" if found and (judged or run.config.judge.verifies("heldout")) else ""
     return (
@@ -94,6 +94,9 @@ def _state(run: RunFolder, progress: types.RunProgress) -> tuple[str, ...]:
         run.error and f"the last start ended with: {run.error}",
         f"training: {step}" if (step := _last_step(run, progress.next_stage)) else "",
         f"stopped early: {progress.stopped}" if progress.stopped else "",
+        ("" if is_driven else "no process is at work on it; the command that started it goes on")
+        if progress.next_stage and not unknown
+        else "",
         ("" if progress.stopped else sentences.proposed(run.config) or "done")
         if progress.next_stage is None
         else f"next: {progress.next_stage}; how long it takes is known once a round is done"
@@ -113,10 +116,14 @@ def _stage_rows(look: RunReader, progress: types.RunProgress) -> Iterator[tuple[
     for at, rows in progress.stages.items():
         manifest = look.manifest(at)
         missing = sum(manifest.accepted_missing.values()) if manifest else 0
-        seconds = number(manifest.counts.get("seconds", 0.0), 1) if manifest else ""
         here = "" if at.round is None else paths.OF_NO_ROUND.get(at.round, str(at.round))
-        name = f"{at.name} {at.benchmark}" if at.benchmark else at.name
-        yield "" if here == place else here, name, count(rows), count(missing) if missing else "", seconds
+        yield (
+            "" if here == place else here,
+            f"{at.name} {at.benchmark}" if at.benchmark else at.name,
+            count(rows),
+            count(missing) if missing else "",
+            number(manifest.counts.get("seconds", 0.0), 1) if manifest else "",
+        )
         place = here
 
 
@@ -125,30 +132,40 @@ def _run_row(run: RunFolder) -> tuple[str, ...]:
         progress = read_progress(RunReader(run), kept_hours(run))
     except (errors.TapirError, ValueError, TypeError) as exc:
         return run.ref.name, "", f"cannot be read: {str(exc).splitlines()[0]}", "", "", "", ""
-    usd = number(_usd(run)[0])
+    usd, _, is_driven = _store_says(run)
     done = sum(rows is not None for rows in progress.stages.values())
     judged = " quality retention" if run.config.data.judged else ""
     scored = "" if progress.student is None else f"{student_name(progress.student)}{judged} {score(progress.score)}"
     left = NOTHING if progress.seconds_left is None else minutes(progress.seconds_left) if progress.next_stage else ""
-    following = str(progress.next_stage or ("stopped early" if progress.stopped else "done"))
-    return run.ref.name, run.record.created[:10], following, f"{done}/{len(progress.stages)}", scored, usd, left
+    following = progress.next_stage or ("stopped early" if progress.stopped else "done")
+    return (
+        run.ref.name,
+        run.record.created[:10],
+        f"{following}, at work" if is_driven else str(following),
+        f"{done}/{len(progress.stages)}",
+        scored,
+        number(usd),
+        left,
+    )
 
 
-def _usd(run: RunFolder) -> tuple[float | None, str]:
-    """What teacher and judge were paid, or may be, for the run over all its starts, and why that is not known.
+def _store_says(run: RunFolder) -> tuple[float | None, str, bool]:
+    """What teacher and judge were paid, or may be, over all starts; why that is not known; whether a process drives it.
 
-    Nothing where there is no store.
+    Nothing is known where there is no store.
     """
     try:
         url = calls.store_url(run.config)
         if not is_there(url):
-            return None, ""
+            return None, "", False
         with calls.AnswerStore(url, longest_seconds=0.0) as store:
-            return sum(each.usd for each in store.spend_by_role(run.record.id).values()), ""
+            holding = run_lease(run.config).holding()
+            paid = sum(each.usd for each in store.spend_by_role(run.record.id).values())
+            return paid, "", holding is not None and holding.lives
     except SQLAlchemyError as error:
-        return None, f"the call store cannot be read: {getattr(error, 'orig', error)}"
+        return None, f"the call store cannot be read: {getattr(error, 'orig', error)}", False
     except errors.TapirError as error:
-        return None, str(error)
+        return None, str(error), False
 
 
 def report(name: RunName, root: Root = "runs") -> None:

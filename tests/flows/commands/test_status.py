@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.driver import run_lease
 from tapir_core.calls import AnswerStore, Spend, store_url
 from tapir_core.calls.budget import Attempt, Settlement
 from tapir_core.config import BudgetConfig
@@ -58,6 +59,16 @@ def test_a_run_at_work_shows_its_score_what_it_paid_and_about_how_long_it_will_t
     assert f"S_1 on the held-out test split: {value:.1f} % ({low:.1f} to {high:.1f}), n = " in shown
     assert "1234.50 USD spent on teacher and judge, over all starts" in shown
     assert "next: answer (round 2); about " in shown
+
+
+def test_a_run_that_was_stopped_is_told_from_one_at_work(tmp_path: Path) -> None:
+    run = build(tmp_path, "mine", StageAt("evaluate", 1))
+    pay(run, 1.0)
+    with run_lease(run.config):
+        assert "no process" not in status(tmp_path, "mine")
+        assert "answer (round 2), at work" in " ".join(status(tmp_path, columns=200).split())
+    assert "no process is at work on it; the command that started it goes on" in status(tmp_path, "mine")
+    assert "at work" not in status(tmp_path, columns=200)
 
 
 def test_a_training_at_work_shows_its_last_step(tmp_path: Path) -> None:
