@@ -332,11 +332,10 @@ def read_row(fields: Fields, *, answers: bool = False) -> Row:
     if others:
         _agree(layouts)
     system = _same("system texts", _text(fields, "system"), asked.system, *[each.system for each in others])
-    is_learnt = not is_masked(fields) and all(each.is_learnt for each in layouts.values())
-    is_used = answers and is_learnt
+    is_used = answers and not is_masked(fields) and all(each.is_learnt for each in layouts.values())
     given = [each.answer.text for each in layouts.values() if each.answer] if is_used else []
     noted = ["placeholder_input"] if stand_ins else []
-    noted += [] if is_learnt or not answers else ["answer_not_to_be_learnt"]
+    noted += ["answer_not_to_be_learnt"] if answers and not is_used else []
     return Row(
         instruction_id=instruction_id(asked.instruction, system, asked.earlier),
         instruction=asked.instruction,
@@ -344,7 +343,7 @@ def read_row(fields: Fields, *, answers: bool = False) -> Row:
         source=_text(fields, "source") or "file",
         reference=_text(fields, "reference"),
         earlier_turns=pack_turns(asked.earlier),
-        answer=_same("answers", _text(fields, "output") if is_used else None, *given),
+        answer=_same("answers", _text(fields, "output"), *given) if is_used else None,
         noted=tuple(noted),
     )
 

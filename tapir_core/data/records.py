@@ -20,7 +20,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import chain, count
+from itertools import chain, count, starmap
 from types import MappingProxyType
 from typing import IO, Any, NamedTuple, NoReturn, TypeVar
 
@@ -143,7 +143,7 @@ def read_records(
             What only its end shows comes after the last record.
     """
     items = _items(path, tables, _Wanted(path, columns, {*fields, *columns.values()} if fields else None, marks))
-    return (Record(*each) for each in (_renamed(items, path, columns) if columns else items))
+    return starmap(Record, _renamed(items, path, columns) if columns else items)
 
 
 def _items(path: str, tables: bool, wanted: "_Wanted") -> Items:
@@ -389,7 +389,10 @@ def read_json(text: str) -> Any:
     Raises:
         ValueError, RecursionError: it is no JSON.
     """
-    return _JSON.decode(text)
+    # `decode` looks for blanks with two regular expressions: a fifth of the time of a line.
+    text = text.rstrip(" \t\n\r")
+    found, end = _JSON.raw_decode(text, len(text) - len(text.lstrip(" \t\n\r")))
+    return found if end == len(text) else _JSON.decode(text)
 
 
 def _json_list(text: str, path: str) -> Items:
@@ -403,7 +406,12 @@ def _json_lines(lines: Iterable[str], path: str) -> Items:
     has_objects = False
     for number, line in enumerate(lines, start=1):
         if not line.isspace():
-            item = _json_line(line.removesuffix("\n"))
+            try:
+                item = read_json(line)
+            except json.JSONDecodeError as exc:
+                item = BadRecordError(f"damaged JSON: {exc.msg} (column {exc.colno})")
+            except (ValueError, RecursionError) as exc:
+                item = BadRecordError(f"damaged JSON: {exc}")
             has_objects = has_objects or isinstance(item, dict | SaidTwiceError)
             yield number, item
     if not has_objects:
@@ -411,15 +419,6 @@ def _json_lines(lines: Iterable[str], path: str) -> Items:
             f"{path!r} is neither a JSON list nor JSON lines, since no line is an object by itself; "
             "write a list of objects, or an object a line"
         )
-
-
-def _json_line(line: str) -> Any:
-    try:
-        return read_json(line)
-    except json.JSONDecodeError as exc:
-        return BadRecordError(f"damaged JSON: {exc.msg} (column {exc.colno})")
-    except (ValueError, RecursionError) as exc:
-        return BadRecordError(f"damaged JSON: {exc}")
 
 
 def _delimiter(line: str, wanted: _Wanted) -> str:

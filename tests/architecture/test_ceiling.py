@@ -24,7 +24,7 @@ CEILINGS = {
     "tapir_core/comparison": 707,
     "tapir_core/config": 1525,
     "tapir_core/curriculum": 642,
-    "tapir_core/data": 1084,
+    "tapir_core/data": 1083,
     "tapir_core/estimate": 575,
     "tapir_core/evaluation": 932,
     "tapir_core/judging": 497,
