@@ -98,7 +98,7 @@ def test_a_fine_tune_is_moved_as_its_page_says(shell: Shell) -> None:
     *before, talked = typed
     came = {line: shell.run(line) for line in before}
     assert talked == "tapir chat my_moved", "the next talks with the student"
-    assert "201 answers are trained on" in "".join(came.values())
+    assert "210 answers are trained on" in "".join(came.values())
     assert "Quality retention" in came["tapir run my_moved.toml"]
     report = (shell.folder / "runs/my_moved/report.html").read_text()
     assert "Seconds an answer, p50" in report
