@@ -136,7 +136,6 @@ def _run_row(run: RunFolder) -> tuple[str, ...]:
     done = sum(rows is not None for rows in progress.stages.values())
     judged = " quality retention" if run.config.data.judged else ""
     scored = "" if progress.student is None else f"{student_name(progress.student)}{judged} {score(progress.score)}"
-    left = NOTHING if progress.seconds_left is None else minutes(progress.seconds_left) if progress.next_stage else ""
     following = progress.next_stage or ("stopped early" if progress.stopped else "done")
     return (
         run.ref.name,
@@ -145,7 +144,7 @@ def _run_row(run: RunFolder) -> tuple[str, ...]:
         f"{done}/{len(progress.stages)}",
         scored,
         number(usd),
-        left,
+        NOTHING if progress.seconds_left is None else minutes(progress.seconds_left) if progress.next_stage else "",
     )
 
 
@@ -159,7 +158,9 @@ def _store_says(run: RunFolder) -> tuple[float | None, str, bool]:
         if not is_there(url):
             return None, "", False
         with calls.AnswerStore(url, longest_seconds=0.0) as store:
-            holding = run_lease(run.config).holding()
+            lease = run_lease(run.config)
+            holding = lease.holding()
+            lease.release()  # its connections; it was not taken
             paid = sum(each.usd for each in store.spend_by_role(run.record.id).values())
             return paid, "", holding is not None and holding.lives
     except SQLAlchemyError as error:

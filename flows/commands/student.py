@@ -93,7 +93,7 @@ def _request(run: RunFolder, student: runtime.AskedModel, messages: tuple[calls.
 def _show(text: str, end: str = "\n") -> None:
     """Write what a student says, tabs included; a terminal gets no character that would steer it."""
     print(
-        re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+        re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)", "\N{REPLACEMENT CHARACTER}", text)
         if terminal.console.is_terminal
         else text,
         end=end,

@@ -16,7 +16,7 @@ SLACK = 15
 
 CEILINGS = {
     "flows": 1250,
-    "flows/commands": 1115,
+    "flows/commands": 1116,
     "flows/commands/diagnosis": 483,
     "flows/prefect_server": 329,
     "tapir_core": 1935,

@@ -87,11 +87,11 @@ def test_what_is_piped_has_the_lines_of_the_answer(run: RunFolder, monkeypatch: 
 def test_no_answer_steers_the_terminal(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_terminal: bool
 ) -> None:
-    said = "a\x1b[2J\x9b5m\tb\n\u3000c"
+    said = "a\x1b[2J\x9b5m\tb\n\u3000c\rd"
     monkeypatch.setattr(CallEngine, "ask", lambda *_: [Answer(said, "stop", 1, 1)])
     monkeypatch.setattr(Streaming, "pieces", (said,))
     monkeypatch.setattr(terminal, "console", Console(force_terminal=is_terminal, no_color=True))
-    shown = "a�[2J�5m\tb\n\u3000c" if is_terminal else said
+    shown = "a�[2J�5m\tb\n\u3000c�d" if is_terminal else said
     student.ask(run.ref.name, "Hi", root=run.ref.root)
     assert shown in capsys.readouterr().out
     assert shown in given(run, "chat", run.ref.name, typed="Hi\n").stdout
