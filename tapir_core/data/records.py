@@ -389,7 +389,7 @@ def read_json(text: str) -> Any:
     Raises:
         ValueError, RecursionError: it is no JSON.
     """
-    # `decode` looks for blanks with two regular expressions: a fifth of the time of a line.
+    # `decode` looks for blanks with two regular expressions, which take a third of the time of a line of 700 bytes.
     text = text.rstrip(" \t\n\r")
     found, end = _JSON.raw_decode(text, len(text) - len(text.lstrip(" \t\n\r")))
     return found if end == len(text) else _JSON.decode(text)
