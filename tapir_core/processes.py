@@ -69,9 +69,11 @@ class Holder:
         started = read_start(self.pid)
         if started is None and not Path("/proc", str(self.pid)).exists() and psutil.pid_exists(self.pid):
             return None  # other users' processes are hidden, as on shared machines
-        if started is None or _boot_id() not in ("", self.boot_id):
-            return False
-        return abs(started - self.process_started) < _SAME_START
+        return (
+            started is not None
+            and _boot_id() in ("", self.boot_id)
+            and abs(started - self.process_started) < _SAME_START
+        )
 
     def is_gone(self) -> bool:
         """True if it ran on this machine and no longer does; never true for another machine's process."""

@@ -192,9 +192,8 @@ def judged_answers(run: RunFolder, number: int, seen: Seen | None = None) -> pl.
     None without such a set, and before the answers of this student are judged.
     """
     made = [stages.JUDGED_HELDOUT.at(), stages.ANSWER_HELDOUT.at(number), stages.JUDGE_HELDOUT.at(number)]
-    if any(run.holds(each, seen) is None for each in made):
-        return None
-    return compare_answers(run.config.judge, *map(run.rows, made))
+    is_made = all(run.holds(each, seen) is not None for each in made)
+    return compare_answers(run.config.judge, *map(run.rows, made)) if is_made else None
 
 
 def compare_answers(

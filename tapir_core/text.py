@@ -24,10 +24,10 @@ def instruction_id(instruction: str, system: str | None = None, earlier: Sequenc
 
     Earlier turns (role, text) are in it where there are any.
     """
-    turns = [[[role, normalise(text)] for role, text in earlier]] if earlier else []
-    # `digest` of the list; texts by themselves are encoded three times as fast.
-    texts = map(json.encoder.encode_basestring_ascii, (normalise(system or ""), normalise(instruction)))
-    return hashlib.sha256(f"[{','.join((*texts, *map(canonical_json, turns)))}]".encode()).hexdigest()[:16]
+    # `digest` of a list; texts by themselves are encoded three times as fast.
+    texts = ",".join(map(json.encoder.encode_basestring_ascii, (normalise(system or ""), normalise(instruction))))
+    turns = f",{canonical_json([[role, normalise(text)] for role, text in earlier])}" if earlier else ""
+    return hashlib.sha256(f"[{texts}{turns}]".encode()).hexdigest()[:16]
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

@@ -203,8 +203,7 @@ class Rates:
 
     def delay(self, tokens: int, now: float) -> float:
         """Seconds until a request with at most ``tokens`` may be sent."""
-        waits = (bucket.delay(amount, now) for bucket, amount in self._amounts(tokens))
-        return max(0.0, self._paused_until - now, *waits)
+        return max(0.0, self._paused_until - now, *(each.delay(amount, now) for each, amount in self._amounts(tokens)))
 
     def take(self, tokens: int, now: float) -> Permit:
         """Send a request now."""
@@ -282,9 +281,7 @@ def read_rate_limits(headers: Mapping[str, str]) -> tuple[RateLimit, ...]:
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the server asks to wait: `retry-after-ms`, or `Retry-After`: seconds, a duration or a date."""
     milliseconds = _read_number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    return _read_seconds(headers, "retry-after", parsedate_to_datetime)
+    return _read_seconds(headers, "retry-after", parsedate_to_datetime) if milliseconds is None else milliseconds / 1000
 
 
 def _read_number(text: str | None) -> float | None:

@@ -166,9 +166,11 @@ class Kind(Section):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: pydantic.GetJsonSchemaHandler) -> dict[str, Any]:
-        if is_family(cls):
-            return {"oneOf": [handler(kind.__pydantic_core_schema__) for kind in cls._kinds.values()]}
-        return handler(schema)
+        return (
+            {"oneOf": [handler(kind.__pydantic_core_schema__) for kind in cls._kinds.values()]}
+            if is_family(cls)
+            else handler(schema)
+        )
 
 
 @cache

@@ -22,10 +22,10 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from typing import Any, Literal, NamedTuple
 
 import polars as pl
@@ -250,7 +250,9 @@ def read_pool(
     Raises:
         ConfigError: there are bad rows under `stop`, or there is no instruction that can be asked.
     """
-    read = _read(records, name, partial(read_row, answers=answers), on_bad_row)
+    read = _read(
+        records, name, partial(read_row, answers=answers), on_bad_row, plain=partial(_read_plain, answers=answers)
+    )
     begun = pl.col("instruction", "system", EARLIER).str.contains_any([*CONTROL_BEGINS])
     asked = read.rows.filter(pl.any_horizontal(begun)).iter_rows(named=True)
     marked = [each["instruction_id"] for each in asked if asks_with_control_token(each)]
@@ -372,6 +374,7 @@ def _read(
     read_one: Callable[[Fields], Row],
     on_bad_row: OnBadRow,
     way_out: str = "",
+    plain: Callable[[Sequence[Fields], set[str]], Sequence[Sequence[Any]] | None] = lambda *_: None,
 ) -> Found:
     """The instructions of records with all columns of ``Row``, one row for each id, whatever order they come in."""
     total, layouts, beside = 0, dict[tuple[str, ...], None](), _Beside()
@@ -379,12 +382,17 @@ def _read(
     left = iter(records)
     while some := [*islice(left, _BATCH)]:
         total += len(some)
-        layouts |= dict.fromkeys(tuple(record.item) for record in some if isinstance(record.item, dict))
-        found, broken = read_each(some, read_one)
-        bad += broken
-        beside.look_at(found, {name for each in layouts for name in each})
-        noted.update(each for _, row in found for each in row.noted)
-        columns = zip(*(row for _, row in found), strict=True) if found else ([] for _ in Row._fields)
+        given = [record.item for record in some if isinstance(record.item, dict)]
+        layouts |= dict.fromkeys(map(tuple, given))
+        names = {*chain.from_iterable(given)}
+        beside.take(given, names)
+        columns = plain(given, names) if len(given) == len(some) else None
+        if columns is None:
+            found, broken = read_each(some, read_one)
+            bad += broken
+            beside.look_at(found, {name for each in layouts for name in each})
+            columns = [*zip(*(row for _, row in found), strict=True)] or [()] * len(Row._fields)
+        noted.update(chain.from_iterable(columns[-1]))
         tables.append(pl.DataFrame(dict(zip(_ROW, columns, strict=False)), schema=_ROW))
     fields = dict.fromkeys(name for each in layouts for name in each)
     if fields and not {*MARKS} & fields.keys():
@@ -417,6 +425,35 @@ def _read(
     )
 
 
+def _read_plain(given: Sequence[Fields], names: set[str], *, answers: bool) -> Sequence[Sequence[Any]] | None:
+    """The columns of ``Row`` for records that give their texts in fields, ``names``: `read_row` in half the time.
+
+    None where one of them is broken or says more than that.
+    """
+    texts = {"instruction", "input", "system", "source", "reference", *(["output"] if answers else [])}
+    more = {name for name in names - texts if _meant(name)} | (names & _MARKS_OF_LEARNING.union(_CONVERSATIONS))
+    try:
+        read: dict[str, list[Any]] = {name: [_text(each, name) for each in given] for name in texts & names}
+    except BadRecordError:
+        return None
+    if more or None in read.get("instruction", [None]):
+        return None
+    nothing, noted = [None] * len(given), list[tuple[str, ...]]([()] * len(given))
+    for name in {"input", "system"} & names:
+        for place in (place for place, each in enumerate(given) if _stands_for_nothing(each.get(name))):
+            read[name][place], noted[place] = None, ("placeholder_input",)
+    instructions = [
+        f"{text}\n\n{context}" if context else text
+        for text, context in zip(read["instruction"], read.get("input", nothing), strict=True)
+    ]
+    systems = read.get("system", nothing)
+    return (
+        [*map(instruction_id, instructions, systems)],
+        *(instructions, systems, [each or "file" for each in read.get("source", nothing)]),
+        *(read.get("reference", nothing), nothing, ["test"] * len(given), nothing, read.get("output", nothing), noted),
+    )
+
+
 _BATCH = 500
 """Records that are held at once."""
 
@@ -430,11 +467,13 @@ class _Beside:
         self._taken: set[str] = set()
         """Of input and system text, what some row has."""
 
+    def take(self, given: Sequence[Fields], names: set[str]) -> None:
+        """Find which of input and system text a batch has in its fields, ``names``."""
+        free = {"input", "system"} & names - self._taken
+        self._taken |= {name for name in free if not all(_is_absent(each.get(name)) for each in given)}
+
     def look_at(self, found: list[tuple[Record, Row]], names: Collection[str]) -> None:
         """Count what a batch has in columns of the file, which are ``names`` so far."""
-        for name in {"input", "system"} & {*names} - self._taken:
-            if any(not _is_absent(record.fields.get(name)) for record, _ in found):
-                self._taken.add(name)
         for name in names:
             if _meant(name) and name not in _read_of(names):
                 given = [value for each in found if (value := _more_in(name, *each))]

@@ -215,9 +215,7 @@ def preference_from_logprobs(logprobs: Mapping[str, float], *, switched: bool) -
 def preference_from_choice(reply: str | None, *, switched: bool) -> float | Unparsed:
     """1 or 2, from a reply that is an identifier and nothing else but blanks, quotation marks or brackets."""
     choice = (reply or "").strip(_AROUND_A_CHOICE)
-    if choice not in (_FIRST, _SECOND):
-        return Unparsed("no identifier")
-    return _unswitched(float(choice == _FIRST), switched)
+    return _unswitched(float(choice == _FIRST), switched) if choice in (_FIRST, _SECOND) else Unparsed("no identifier")
 
 
 def kept_preference(stored: float | None) -> float | None:

@@ -64,9 +64,8 @@ def recognise(instruction: str) -> Problem | None:
     It is the very problem that a family draws with this text: level, stream and answers included.
     """
     text = instruction.strip()
-    if len(text) > _LONGEST_CHARS:
-        return None
-    return next((problem for family in FAMILIES.values() if (problem := family.read(text))), None)
+    families = FAMILIES.values() if len(text) <= _LONGEST_CHARS else ()
+    return next((problem for family in families if (problem := family.read(text))), None)
 
 
 def sample_problems(

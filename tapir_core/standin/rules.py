@@ -159,10 +159,11 @@ def expand(ask: Ask, _behaviour: Behaviour) -> str:
     if not families:
         raise Refusal(f"The stand-in has no family of task type {wanted!r}.")
     rng = randomness.derive_rng(ask.seed, "expand", ask.text)
-    if seed.task_type == wanted:
-        new = FAMILIES[seed.family].draw_like(seed, "pool", rng)
-    else:
-        new = draw_problem(rng.choice(families), seed.level, "pool", rng)
+    new = (
+        FAMILIES[seed.family].draw_like(seed, "pool", rng)
+        if seed.task_type == wanted
+        else draw_problem(rng.choice(families), seed.level, "pool", rng)
+    )
     return f"<new_instruction>\n{new.instruction}\n</new_instruction>"
 
 

@@ -123,9 +123,7 @@ def _draw_century(level: int, rng: random.Random) -> family.Slots:
     if level == 3:
         return {"when": f"{rng.randint(20, 300)} years after {rng.randint(100, 1699)}"}
     before = rng.randint(10, 999)
-    if level == 4:
-        return {"when": f"{before} BC"}
-    return {"when": f"{before + rng.randint(10, 900)} years after {before} BC"}
+    return {"when": f"{before} BC" if level == 4 else f"{before + rng.randint(10, 900)} years after {before} BC"}
 
 
 def _solve_century(slots: family.Slots) -> family.Solution:

@@ -107,9 +107,7 @@ class MixtureSummary:
     @property
     def hard_share(self) -> float | None:
         """α as it is: the share of seeds and new instructions; nothing of S_0 and of an empty mixture."""
-        if self.alpha is None or not self.rows:
-            return None
-        return (self.rows - self.origins.get("easy", 0)) / self.rows
+        return None if self.alpha is None or not self.rows else (self.rows - self.origins.get("easy", 0)) / self.rows
 
 
 @dataclass(frozen=True, slots=True)

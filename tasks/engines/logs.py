@@ -114,8 +114,7 @@ class LogReader:
             # One error comes in many lines of its speaker, each at its level.
             return level == logging.ERROR and speaker == self._speaker
         # A bare traceback: indented lines, the exception that comes after them, and what is chained.
-        last = next(each for each in reversed(self._error) if each.strip())
-        return bool(_CHAINED.match(text)) or last.startswith(" ")
+        return bool(_CHAINED.match(text)) or next(filter(str.strip, reversed(self._error))).startswith(" ")
 
     def _tell(self, level: int, text: str) -> list[Record]:
         # Process ids and times differ where the same is said again.

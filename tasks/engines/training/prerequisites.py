@@ -266,9 +266,11 @@ def look_ahead(config: RunConfig, backbone: Path) -> list[str]:
     gpus, needed = machine.visible_gpus(), _needed(config, backbone)
     of_machine = psutil.virtual_memory().total // _processes(config.training)
     held = machine.gpu_memory() if gpus else [of_machine]
-    if needed is None or not held:
-        return []
-    return check_memory(config.training, needed, min(held), of_machine if gpus else None)
+    return (
+        []
+        if needed is None or not held
+        else check_memory(config.training, needed, min(held), of_machine if gpus else None)
+    )
 
 
 def needed_at_once(config: RunConfig, backbone: Path) -> int | None:

@@ -87,6 +87,33 @@ def test_the_order_of_rows_changes_nothing(
     assert before.rows["instruction_id"].is_sorted()
 
 
+TEXTS = ["A?", "B?", " e\u0301\n", "\x1f", "", " ", "nan", "<NA>", "<noinput>", " n/a ", '"\\', None]
+NO_TEXTS = ["\ud800", 0, 1.5, False, float("nan"), [], {}, ["A?"], {"role": "user"}]
+FIELDS = ["instruction", "input", "system", "source", "reference", "output", "split", "id"]
+PLAIN = st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(TEXTS)).map(lambda each: {"instruction": "A?"} | each)
+MARKED = PLAIN.map(lambda each: {**each, "output": "B?", "weight": 0})
+OTHERS = st.dictionaries(
+    st.sampled_from([*FIELDS, "mask", "messages"]), st.sampled_from([*TEXTS, *NO_TEXTS]), min_size=1
+)
+
+
+@given(
+    rows=st.lists(PLAIN, max_size=4) | st.lists(PLAIN | MARKED, max_size=4) | st.lists(OTHERS, max_size=4),
+    answers=st.booleans(),
+)
+def test_records_of_texts_say_the_same_beside_a_conversation_and_by_themselves(
+    rows: list[dict[str, Any]], answers: bool
+) -> None:
+    talk = {"messages": [{"role": "user", "content": "Who is it?"}]}
+    records = [Record(number, fields) for number, fields in enumerate([{"instruction": "Good?"}, *rows], 1)]
+    alone, beside = (
+        read_pool(some, "x", on_bad_row="skip", limit=None, rng=random.Random(1), answers=answers)
+        for some in (records, [*records, Record(99, talk)])
+    )
+    assert beside.rows.filter(pl.col("instruction") != "Who is it?").equals(alone.rows)
+    assert beside.counts == alone.counts
+
+
 def test_a_pool_has_the_columns_of_its_contract_even_when_all_are_null(tmp_path: Path) -> None:
     assert read(tmp_path, [{"instruction": "A?"}]).rows.schema == pl.Schema(POOL.columns)
 
