@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 
@@ -25,7 +26,7 @@ def instruction_id(instruction: str, system: str | None = None, earlier: Sequenc
     Earlier turns (role, text) are in it where there are any.
     """
     # `digest` of a list; texts by themselves are encoded three times as fast.
-    texts = ",".join(map(json.encoder.encode_basestring_ascii, (normalise(system or ""), normalise(instruction))))
+    texts = f"{encode_basestring_ascii(normalise(system or ''))},{encode_basestring_ascii(normalise(instruction))}"
     turns = f",{canonical_json([[role, normalise(text)] for role, text in earlier])}" if earlier else ""
     return hashlib.sha256(f"[{texts}{turns}]".encode()).hexdigest()[:16]
 

@@ -287,8 +287,7 @@ class _Asking:
     def deliver(self, key: str, outcome: types.Outcome | Future[types.Outcome], *, shared: bool) -> None:
         """Give an outcome to every position of ``key``. The first has paid for it, unless it was ``shared``."""
         came = outcome.result() if isinstance(outcome, Future) else outcome
-        is_kept = isinstance(came, types.Answer) or not came.retryable
-        for_free = replace(came, stored=True) if is_kept else came
+        for_free = replace(came, stored=True) if isinstance(came, types.Answer) or not came.retryable else came
         del self.waiting[key]
         for place in self._places[key]:
             self._take(place, for_free if shared else came)
