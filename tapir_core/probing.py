@@ -114,9 +114,8 @@ def _probes(config: RunConfig) -> dict[str, _Probe]:
 
 def _by_schema(field: str, wished: ReplyForm, endpoint: EndpointConfig) -> tuple[str, bool]:
     """The field that asks for replies by a schema, if one does, and whether the probe decides on it."""
-    if wished == "text" or (wished == "auto" and endpoint.takes_all):
-        return "", False
-    return field, wished == "auto"
+    is_text = wished == "text" or (wished == "auto" and endpoint.takes_all)
+    return ("", False) if is_text else (field, wished == "auto")
 
 
 def _settled(config: RunConfig, name: str, asked: str, ask: Ask) -> run_folder.Settled | None:

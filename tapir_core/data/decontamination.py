@@ -105,15 +105,17 @@ class NearDuplicates:
         self.max_rouge_l = max_rouge_l
         self._ratio = max_rouge_l / (2 - max_rouge_l)
         self._words = Vocabulary()
-        # By length, so that those of a length that can reach the limit stand together.
-        self._encoded = sorted(map(self._words.learn, texts), key=len)
-        self._lengths = np.fromiter(map(len, self._encoded), dtype=np.int64, count=len(self._encoded))
-        self._added: list[str] = []
+        # By length, so that those of a length that can reach the limit stand together. None is more alike than 1.
+        self._encoded: list[str] = []
+        self._added = sorted(map(self._words.learn, texts if max_rouge_l < 1 else ()), key=len)
         self._index()
 
     def add(self, text: str) -> None:
         """Count ``text`` among those seen."""
-        bisect.insort(self._added, self._words.learn(text), key=len)
+        if self.max_rouge_l < 1:
+            bisect.insort(self._added, self._words.learn(text), key=len)
+        if len(self._added) > max(_FEW, len(self._encoded) // 10):
+            self._index()
 
     def contains_like(self, text: str) -> bool:
         """True when the ROUGE-L F1 of ``text`` and some text seen is above the limit."""
@@ -155,7 +157,9 @@ class NearDuplicates:
         return found is not None and found[1] > self.max_rouge_l + ROUNDING
 
     def _index(self) -> None:
-        """Each word that is not in many of the texts → those that have it, in their order."""
+        """Take in the texts added; each word that is not in many of them all → those that have it, in their order."""
+        self._encoded, self._added = sorted(self._encoded + self._added, key=len), []
+        self._lengths = np.fromiter(map(len, self._encoded), dtype=np.int64, count=len(self._encoded))
         shape, chunks = _CODES + len(_SURROGATES) + 2, range(0, len(self._encoded), _CHUNK)
         self._counts, self._most = np.zeros(shape, dtype=np.int64), max(_FEW, len(self._encoded) // 10)
         for first in chunks:
@@ -180,7 +184,7 @@ class NearDuplicates:
 
 
 _FEW = 1000
-"""Texts that a word may stand in whatever their number, and still be looked for."""
+"""Texts that a word may stand in whatever their number, and still be looked for; that may wait to be indexed."""
 
 _CHUNK = 20_000
 """Texts that are indexed at once, so that memory grows by the index alone."""
@@ -487,9 +491,8 @@ def loss_in_words(found: pl.DataFrame, rows: int, where: str) -> str:
     """
     check_left(found, rows, where)
     lost = found["instruction_id"].n_unique()
-    if lost <= MUCH * rows:
-        return ""
-    return f"{lost:,} of {rows:,} instructions leave the pool, since they hold {where}; {remedy_of(found)}"
+    told = f"{lost:,} of {rows:,} instructions leave the pool, since they hold {where}; {remedy_of(found)}"
+    return told if lost > MUCH * rows else ""
 
 
 def _batches(searched: pl.DataFrame) -> list[pl.DataFrame]:

@@ -320,9 +320,8 @@ def weights_of(backbone: str) -> float | None:
     """About how many weights a model has: by the files of its folder, taken to be in 16 bits, or by its name."""
     files = [each.stat().st_size for each in Path(backbone).glob("*.safetensors")]
     named = _SIZE.search(Path(backbone).name.lower())
-    if files or named is None:
-        return sum(files) / 2 or None
-    return float(named[1]) * (1e9 if named[2] == "b" else 1e6)
+    of_files = sum(files) / 2 or None
+    return of_files if files or named is None else float(named[1]) * (1e9 if named[2] == "b" else 1e6)
 
 
 def _runs_alike(config: RunConfig) -> list[RunFolder]:

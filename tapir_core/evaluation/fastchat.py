@@ -319,9 +319,8 @@ def parse_review(reply: str | None, category: str) -> tuple[float, float] | Unpa
     """The scores of a reply, 0-10: on its first line; on mathematics the last tuple of it, where there is one."""
     stated = _TUPLE.findall(reply or "") if request_kind(category) == "math" else []
     found = (float(stated[-1][0]), float(stated[-1][1])) if stated else parse_first_line(reply)
-    if not isinstance(found, Unparsed) and not all(0 <= each <= 10 for each in found):
-        return Unparsed("score outside 0-10")
-    return found
+    is_outside = not isinstance(found, Unparsed) and not all(0 <= each <= 10 for each in found)
+    return Unparsed("score outside 0-10") if is_outside else found
 
 
 def parse_first_line(reply: str | None) -> tuple[float, float] | Unparsed:

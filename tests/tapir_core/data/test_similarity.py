@@ -100,9 +100,11 @@ def test_what_is_compared_by_words_in_common_is_found_as_if_all_were_compared(
         kept = [word for word in words if rng.random() > 0.25]
         asked.append(kept + [f"new{each}" for each in range(rng.randrange(4))])
     texts, found = [" ".join(words) for words in seen], []
-    index = NearDuplicates(texts, limit)
+    index, grown = NearDuplicates(texts, limit), NearDuplicates(texts[:50], limit)
+    for each in texts[50:]:
+        grown.add(each)
     for query in map(" ".join, asked + [text(20) for _ in range(50)]):
         likest = max(rouge_l(query, each) for each in texts) if query else 0.0
         found.append(likest > limit + 1e-9)
-        assert index.contains_like(query) == found[-1], query
+        assert index.contains_like(query) == grown.contains_like(query) == found[-1], query
     assert 10 < sum(found) < len(found) - 10, "some are like, some are not"
