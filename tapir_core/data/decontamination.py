@@ -491,8 +491,11 @@ def loss_in_words(found: pl.DataFrame, rows: int, where: str) -> str:
     """
     check_left(found, rows, where)
     lost = found["instruction_id"].n_unique()
-    told = f"{lost:,} of {rows:,} instructions leave the pool, since they hold {where}; {remedy_of(found)}"
-    return told if lost > MUCH * rows else ""
+    return (
+        ""
+        if lost <= MUCH * rows
+        else f"{lost:,} of {rows:,} instructions leave the pool, since they hold {where}; {remedy_of(found)}"
+    )
 
 
 def _batches(searched: pl.DataFrame) -> list[pl.DataFrame]:

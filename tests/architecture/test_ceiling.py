@@ -24,7 +24,7 @@ CEILINGS = {
     "tapir_core/comparison": 707,
     "tapir_core/config": 1523,
     "tapir_core/curriculum": 642,
-    "tapir_core/data": 1106,
+    "tapir_core/data": 1105,
     "tapir_core/estimate": 574,
     "tapir_core/evaluation": 929,
     "tapir_core/judging": 497,
