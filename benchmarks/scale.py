@@ -6,7 +6,9 @@
 - `corpus`: conversations to the memory-mapped tokens of a training, and what one rank holds that maps them.
 - `store`: answers of the size of a verdict into the call store; opened again, what a resume asks of it, shard by shard:
   the look-up, and a whole ask. SQLite, or a PostgreSQL database that `--store` names.
-- `round`: a whole round up to its mixture, with engines that answer at once (`benchmarks.orchestration`).
+- `round`: a whole round up to its mixture, with engines that answer at once (`benchmarks.orchestration`). With
+  `--kills` it is killed by SIGKILL so many seconds after each of its first starts, with all that it started; its
+  seconds are then those of all starts together.
 
 A line of JSON for each part and size; the last has the exponents of growth between the smallest and the largest size of
 each part. Texts are made words: 45 in an instruction, 20 more as input in a third of the rows, 45 in an answer.
@@ -17,12 +19,13 @@ import json
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -180,9 +183,9 @@ def time_round(folder: Path, rows: int) -> Figures:
     return {"seconds": found.first.seconds, "own_seconds": found.own_seconds, "resume_seconds": found.again.seconds}
 
 
-def _memory_mib() -> float:
-    """The most that this process held; `getrusage` would count what the process that started it held."""
-    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+def _memory_mib(process: int | str = "self") -> float:
+    """The most that a process held; `getrusage` would count what the process that started it held."""
+    status = dict(line.split(":") for line in Path(f"/proc/{process}/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 1024
 
 
@@ -200,12 +203,23 @@ PARTS: dict[str, tuple[Callable[[Path, int], Figures], str]] = {
 }
 
 
-def measure(part: str, pool: Path, rows: int) -> Figures:
-    """One part in a process of its own, with the most memory that it held."""
+def measure(part: str, pool: Path, rows: int, kills: Sequence[float] = ()) -> Figures:
+    """One part in a process of its own, with the most memory that it held; it is killed after ``kills`` seconds."""
     command = [sys.executable, "-m", "benchmarks.scale", "--part", part, "--file", str(pool), "--rows", str(rows)]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found: Figures = json.loads(printed.splitlines()[-1])
-    return found
+    began, memory, kill_after = time.monotonic(), 0.0, iter(kills)
+    while True:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+            try:
+                printed, _ = process.communicate(timeout=next(kill_after, None))
+            except subprocess.TimeoutExpired:
+                memory = max(memory, _memory_mib(process.pid))
+                os.killpg(process.pid, signal.SIGKILL)
+                continue
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        found: Figures = json.loads(printed.splitlines()[-1])
+        over_all = {"seconds": time.monotonic() - began, "memory_mib": max(memory, found["memory_mib"])}
+        return {**found, **(over_all if kills else {})}
 
 
 def main() -> None:
@@ -213,6 +227,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--parts", nargs="+", choices=[*PARTS], default=[*PARTS])
     parser.add_argument("--store", default="", help="URL of an empty PostgreSQL database")
+    parser.add_argument("--kills", type=float, nargs="*", default=[], help="seconds until the round is killed, a start")
     parser.add_argument("--part", choices=[*PARTS], help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -228,7 +243,8 @@ def main() -> None:
             pool = write_pool(Path(folder), rows)
             for part in options.parts:
                 suffix = PARTS[part][1]
-                found = measure(part, pool.with_suffix(suffix) if suffix else Path(folder) / f"runs-{rows}", rows)
+                file = pool.with_suffix(suffix) if suffix else Path(folder) / f"runs-{rows}"
+                found = measure(part, file, rows, options.kills if part == "round" else ())
                 seconds[part][rows] = found["seconds"]
                 told = {name: round(value, 3) for name, value in found.items()}
                 print(json.dumps({"name": part, "rows": rows, **told}), flush=True)
