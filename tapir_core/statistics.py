@@ -117,7 +117,10 @@ def estimate_mean(
     """
 
     def of(kept: Sequence[tuple[Hashable, float]]) -> Estimate:
-        sums = [(math.fsum(group), len(group)) for group in grouped(kept).values()]
+        sums = [
+            (math.fsum(group), len(group))
+            for group in (([value] for _, value in kept) if clusters is None else grouped(kept).values())
+        ]
         return _on_scale(_mean([value for _, value in kept]) if clusters is None else _ratio(sums), sums, scale)
 
     pairs = [

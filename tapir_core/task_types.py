@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 RefinementFamily = Literal["steps", "code", "prose"]
@@ -101,6 +102,7 @@ def unknown_type(name: str, known: Collection[str]) -> str:
     return f"unknown task type {name!r}; {meant}the {len(known)} are: {', '.join(known)}"
 
 
+@lru_cache(1024)  # the names of a run are spelt for each of its labels
 def spelling(name: str) -> str:
     """What is left of a name when case, blanks, marks and a plural s are forgiven."""
     return re.sub(r"[\W_]", "", name.casefold()).removesuffix("s")

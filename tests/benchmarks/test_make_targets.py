@@ -62,7 +62,7 @@ def test_planted_questions_are_found() -> None:
 
 @pytest.mark.operations
 def test_what_grows_with_the_rows_is_measured_at_two_sizes() -> None:
-    printed = make("bench-scale", BENCH_OPTIONS="--rows 300 600").splitlines()
+    printed = make("bench-scale", BENCH_OPTIONS="--rows 300 600 --kills 12 8").splitlines()
     *parts, last = (json.loads(line) for line in printed if line.startswith("{"))
     assert Counter(each["name"] for each in parts) == dict.fromkeys(last["growth"], 2)
     assert all(each["seconds"] > 0 and each["memory_mib"] > 0 for each in parts)
