@@ -30,8 +30,9 @@ class JsonReply(BaseModel):
     @classmethod
     def asked_by(cls, prompt: str) -> str:
         """A prompt that asks for a last line, changed to ask for this form instead."""
-        fields = (f"`{name}` ({field.description})" for name, field in cls.model_fields.items())
-        return prompt + _ASKED.format(fields=", ".join(fields))
+        return prompt + _ASKED.format(
+            fields=", ".join(f"`{name}` ({field.description})" for name, field in cls.model_fields.items())
+        )
 
     @classmethod
     def read(cls, raw: str | None) -> Self | Unparsed:

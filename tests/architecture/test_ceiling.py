@@ -19,7 +19,7 @@ CEILINGS = {
     "flows/commands": 1116,
     "flows/commands/diagnosis": 483,
     "flows/prefect_server": 329,
-    "tapir_core": 1933,
+    "tapir_core": 1932,
     "tapir_core/calls": 2443,
     "tapir_core/comparison": 707,
     "tapir_core/config": 1523,
