@@ -128,7 +128,7 @@ def round_flow(ref: RunRef, number: int, until: str | None = None) -> dict[str, 
     stages, wanted = list(stages_of(run.config, number)), driver.stages_until(run.config, until)
     found: dict[str, object] = {"round": number}
     for at, made in walk(ref, [at for at in stages if at in wanted]):
-        if at.name == JUDGE.name:
+        if at.name == JUDGE.name and not run_state.judge_is_shown(run, number):
             artifacts.publish_judge(ref, number)
         elif at.name == MIX.name:
             found["examples"] = made.rows

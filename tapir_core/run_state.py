@@ -219,24 +219,35 @@ def compare_answers(
     """
     combined, mfd = combine_judges(verdicts, judge.panel_rule), pl.col("mfd")
     better = {RETENTION: (mfd <= 0).mean(), WIN_RATE: (0.5 - mfd.sign() / 2).mean()}
-    scored = mean_scores(combined, judge.expected_orders, **better).drop("mfd")
-    lengths = answers.select("instruction_id", student_chars=pl.col("response").str.len_chars())
-    kind = (
-        pl.when(pl.col("response").str.contains("<tool_call>", literal=True))
+    scored = (
+        mean_scores(combined, judge.expected_orders, **better)
+        .drop("mfd")
+        .join(answers.select("instruction_id", student_chars=pl.col("response").str.len_chars()), on="instruction_id")
+    )
+    rows = questions.select(
+        *("instruction_id", "split"),
+        task_type=pl.when(pl.col("response").str.contains("<tool_call>", literal=True))
         .then(pl.lit("calls of tools"))
         .when(pl.col("instruction").str.starts_with("<tool_response>"))
         .then(pl.lit("after results of tools"))
-        .otherwise("task_type")
+        .otherwise("task_type"),
+        teacher_chars=pl.col("response").str.len_chars(),
     )
-    rows = questions.select("instruction_id", "split", task_type=kind, teacher_chars=pl.col("response").str.len_chars())
     responses = questions.select("instruction_id", "response").join(
         answers.select("instruction_id", said="response"), on="instruction_id", how="left", maintain_order="left"
     )
-    called = [same_calls(said or "", meant) for meant, said in responses.select("response", "said").iter_rows()]
-    rows = rows.with_columns(pl.Series(SAME_CALLS, called, dtype=pl.Float64))
-    return rows.join(
-        scored.join(lengths, on="instruction_id"), on="instruction_id", how="left", maintain_order="left"
-    ).with_columns(pl.when(pl.col(RETENTION).is_not_null()).then(pl.col(LENGTHS).cast(pl.Float64)))
+    called = [same_calls(said or "", meant) for _, meant, said in responses.iter_rows()]
+    return (
+        rows.with_columns(pl.Series(SAME_CALLS, called, dtype=pl.Float64))
+        .join(scored, on="instruction_id", how="left", maintain_order="left")
+        .with_columns(pl.when(pl.col(RETENTION).is_not_null()).then(pl.col(LENGTHS).cast(pl.Float64)))
+    )
+
+
+def judge_is_shown(run: RunFolder, number: int) -> bool:
+    """Whether the judge report of a round lies there and names the verdicts that hold now."""
+    shown = f'data-verdicts="{run.sealed(stages.JUDGE.at(number)).digest}"'.encode()
+    return run.storage.exists(file := paths.judge_report_file(number)) and shown in run.storage.read_bytes(file)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,8 @@ from tapir_core.summary.formats import NOTHING, correlation, count, number, perc
 from tapir_core.text import shorten
 
 _EACH = 5
-_SHOWN_CHARS = 2_000
+_HALF = 1_000
+"""Characters shown of a long text at its beginning, and at its end."""
 _BINS = 10
 _REASONS = 8
 _REASON_CHARS = 48
@@ -72,6 +73,8 @@ class JudgeRound:
     number: int
     judge: JudgeConfig
     verdicts: int
+    digest: str
+    """Of the verdicts: the page names it, by which `run_state.judge_is_shown` knows them."""
     instructions: int
     """With at least one verdict."""
     whole: Measures
@@ -105,6 +108,7 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
         number=number,
         judge=judge,
         verdicts=verdicts.height,
+        digest=run.sealed(JUDGE.at(number)).digest,
         instructions=verdicts["instruction_id"].n_unique(),
         whole=whole,
         single={
@@ -155,12 +159,11 @@ def _choose_verdicts(
     ordered = verdicts.sort("order", "judge", descending=[True, False])
     found = []
     for identity, why in chosen:
-        replies = ordered.filter(instruction_id=identity).iter_rows(named=True)
         text = texts[identity]
         judged = {"teacher": text["response"], "student": students.get(identity)}
         shown = [
             *(types.Answer(f"{who}'s answer", "", _short(said or "")) for who, said in judged.items()),
-            *(_reply(row, several=several) for row in replies),
+            *(_reply(row, several=several) for row in ordered.filter(instruction_id=identity).iter_rows(named=True)),
         ]
         found.append(types.Example(why, text["task_type"], show_instruction(text), tuple(shown)))
     return tuple(found)
@@ -178,9 +181,8 @@ def _reply(row: dict[str, Any], *, several: bool) -> types.Answer:
 
 def _short(text: str) -> str:
     """A long text without its middle, since verdicts stand at the end."""
-    half = _SHOWN_CHARS // 2
-    left_out = f"\n… ({len(text) - 2 * half} characters left out) …\n"
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:half]}{left_out}{text[-half:]}"
+    left_out = f"\n… ({len(text) - 2 * _HALF} characters left out) …\n"
+    return text if len(text) <= 2 * _HALF else f"{text[:_HALF]}{left_out}{text[-_HALF:]}"
 
 
 def write_judge_report(run: RunFolder, found: JudgeRound) -> str:
@@ -347,10 +349,12 @@ def _panel(found: JudgeRound) -> page.Table:
         )
         for pair in found.panel
     ]
-    measures = ("Same winner", "Winner, Cohen's κ", "MFD, Spearman's ρ")
     return page.Table(
         f"Agreement between judges, {round_name(found.number)}",
-        ("Judge", "Other judge", *(name for each in measures for name in (each, "95 % interval")), "n"),
+        (
+            *("Judge", "Other judge", "Same winner", "95 % interval"),
+            *("Winner, Cohen's κ", "95 % interval", "MFD, Spearman's ρ", "95 % interval", "n"),
+        ),
         tuple(rows),
         text_columns=2,
     )
@@ -431,8 +435,7 @@ def plot_unscored(reasons: Mapping[str, int]) -> page.Section:
 
 def _by_length(scores: pl.DataFrame, who: str) -> list[tuple[float, statistics.Estimate]]:
     """Mean length and mean score of up to ten groups of equal size, from the shortest answers to the longest."""
-    rows = scores.sort(f"{who}_chars", "instruction_id")
-    groups = min(_BINS, rows.height)
+    rows, groups = scores.sort(f"{who}_chars", "instruction_id"), min(_BINS, scores.height)
     cuts = [rows.height * step // groups for step in range(groups + 1)]
     parts = [rows.slice(start, stop - start) for start, stop in pairwise(cuts)]
     return [(fmean(part[f"{who}_chars"]), statistics.estimate_mean(part[f"{who}_score"].to_list())) for part in parts]

@@ -29,7 +29,7 @@ CEILINGS = {
     "tapir_core/evaluation": 929,
     "tapir_core/judging": 497,
     "tapir_core/prompts": 54,
-    "tapir_core/reporting": 1399,
+    "tapir_core/reporting": 1396,
     "tapir_core/stages": 360,
     "tapir_core/standin": 803,
     "tapir_core/store_admin": 319,

@@ -10,6 +10,7 @@ import pytest
 from tapir_core.paths import judge_report_file
 from tapir_core.reporting.judge_report import summarise_judge, write_judge_report
 from tapir_core.run_folder import RunFolder
+from tapir_core.run_state import judge_is_shown
 from tests.run_builder import build_run
 from tests.tapir_core.reporting.judged_rounds import EDGES, judged_run
 
@@ -78,6 +79,17 @@ def test_the_report_has_three_plots_and_verdicts_to_read(page: str) -> None:
 def test_the_report_lies_in_its_round_and_is_the_same_again(run: RunFolder, page: str) -> None:
     assert run.storage.exists(judge_report_file(1))
     assert write_page(RunFolder(run.ref)) == page
+
+
+def test_a_report_counts_as_written_while_it_shows_the_verdicts_that_hold(tmp_path: Path) -> None:
+    run = judged_run(tmp_path, lambda rows: rows)
+    assert not judge_is_shown(run, 1)
+    write_page(run)
+    assert judge_is_shown(run, 1)
+    judged_run(tmp_path, lambda rows: rows.with_columns(student_score=pl.lit(1.0)))  # as after `tapir retry-judge`
+    assert not judge_is_shown(run, 1)
+    write_page(run)
+    assert judge_is_shown(run, 1)
 
 
 def test_a_panel_has_a_report_that_names_its_judges(tmp_path: Path) -> None:
