@@ -105,7 +105,9 @@ def time_gate(pool: Path, rows: int) -> Figures:
 
 
 def time_corpus(pool: Path, rows: int) -> Figures:
-    """The tokens of all rows; a process that maps them again holds what a rank holds."""
+    """The tokens of all rows; what a process that maps them again holds of its own is what a rank holds."""
+    from datasets import disable_progress_bars
+
     from tasks.engines.tiny_student import CHAT_TEMPLATE, small_tokenizer
     from tasks.engines.training.data import encode
 
@@ -116,13 +118,15 @@ def time_corpus(pool: Path, rows: int) -> Figures:
     named = {"pad_token": "<|pad|>", "bos_token": "<|start|>", "eos_token": "<|end|>"}
     tokenizer = small_tokenizer([*named.values()], 1024, model_max_length=2048, **named)
     tokenizer.chat_template = CHAT_TEMPLATE
+    disable_progress_bars()
     folder = pool.with_suffix(".tokens")
-    there, before, began = folder.exists(), _memory_mib(), time.monotonic()
+    there, before, began = folder.exists(), _memory_mib(of="RssAnon"), time.monotonic()
     corpus = encode(tokenizer, talks(), max_length=2048, folder=folder)
     took, tokens = time.monotonic() - began, int(corpus.lengths.sum())
     assert len(corpus.lengths) == rows
+    own = _memory_mib(of="RssAnon") - before  # without the mapped pages, which all ranks share
     held = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
-    return {"seconds": took, "bytes_a_token": held / tokens, **({"rank_mib": _memory_mib() - before} if there else {})}
+    return {"seconds": took, "bytes_a_token": held / tokens, **({"rank_mib": own} if there else {})}
 
 
 def time_store(file: Path, rows: int) -> Figures:
@@ -183,10 +187,10 @@ def time_round(folder: Path, rows: int) -> Figures:
     return {"seconds": found.first.seconds, "own_seconds": found.own_seconds, "resume_seconds": found.again.seconds}
 
 
-def _memory_mib(process: int | str = "self") -> float:
-    """The most that a process held; `getrusage` would count what the process that started it held."""
+def _memory_mib(process: int | str = "self", of: str = "VmHWM") -> float:
+    """The most that a process held, or ``of`` what else it tells; `getrusage` counts what its parent held."""
     status = dict(line.split(":") for line in Path(f"/proc/{process}/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1024
+    return int(status[of].split()[0]) / 1024
 
 
 PARTS: dict[str, tuple[Callable[[Path, int], Figures], str]] = {

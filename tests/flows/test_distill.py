@@ -1,5 +1,6 @@
 """What the flow of a whole run shows in Prefect, seen on a run with nothing left to do: names, tags and artifacts."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,4 +54,6 @@ def test_flow_runs_are_named_and_tagged_and_each_drive_adds_a_version_of_the_sam
     of_students = {f"seen-{place}-{name}" for place in ("backbone", "round-0") for name in ("stages", "scores")}
     assert of_rounds | of_students | {"seen-card", "seen-spend"} <= set(versions)
     assert versions.pop("seen-plots") == 4, "with the last round, and at the end"
+    of_judge = [name for name in versions if re.fullmatch(r"seen-round-\d-judge.*", name)]
+    assert {versions.pop(name) for name in of_judge} == {1}, "the report of these verdicts is there the second time"
     assert set(versions.values()) == {2}
