@@ -82,11 +82,11 @@ class Vocabulary:
     """Words as characters, so that a text is a string with one character a word."""
 
     def __init__(self) -> None:
-        self._codes: dict[str, str] = {}
+        self._codes: defaultdict[str, str] = defaultdict(lambda: _code(len(self._codes)))
 
     def learn(self, text: str) -> str:
         """The text, with a character for every word of it."""
-        return "".join(self._codes.setdefault(word, _code(len(self._codes))) for word in words_of(text))
+        return "".join([self._codes[word] for word in words_of(text)])
 
     def encode(self, text: str) -> str:
         """The text in the characters known so far; a word that was not learnt matches nothing, whichever it is."""
@@ -137,10 +137,10 @@ class NearDuplicates:
             return self._encoded[lowest:highest]
         lists = [self._having[self._begins[code] : self._begins[code] + self._counts[code]] for code in rarest]
         within = [each[np.searchsorted(each, lowest) : np.searchsorted(each, highest)] for each in lists]
-        found = np.bincount(np.concatenate(within) - lowest, minlength=highest - lowest)
-        common = self.max_rouge_l * (len(codes) + self._lengths[lowest:highest]) / 2
-        enough = np.maximum(1, asked - len(codes) + common - ROUNDING)
-        return [self._encoded[lowest + place] for place in np.flatnonzero(found >= enough)]
+        places, shared = np.unique(np.concatenate(within), return_counts=True)
+        common = self.max_rouge_l * (len(codes) + self._lengths[places]) / 2
+        enough = asked - len(codes) + common - ROUNDING
+        return [self._encoded[place] for place in places[shared >= enough]]
 
     def _range_of(self, texts: Sequence[str], query: str) -> tuple[int, int]:
         """Where those begin and end whose length lets them reach the limit: F1 = 2·LCS/(m+n) and LCS ≤ min(m, n)."""
@@ -164,15 +164,15 @@ class NearDuplicates:
         self._counts, self._most = np.zeros(shape, dtype=np.int64), max(_FEW, len(self._encoded) // 10)
         for first in chunks:
             self._counts += np.bincount(self._words_of(first).astype(np.uint32), minlength=shape)
-        having, codes = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.uint32)]
+        having = [np.zeros(0, dtype=np.uint64)]
         for first in chunks:
             words = self._words_of(first)
             rare = words[self._counts[words.astype(np.uint32)] <= self._most]
-            having.append((rare >> np.uint64(32)).astype(np.int32) + np.int32(first))
-            codes.append(rare.astype(np.uint32))
-        whole = np.concatenate(codes)
-        self._having = np.concatenate(having)[np.argsort(whole, kind="stable")]
-        self._begins = np.concatenate([[0], np.cumsum(np.bincount(whole, minlength=shape))])
+            having.append(rare << np.uint64(32) | (rare >> np.uint64(32)) + np.uint64(first))
+        whole = np.concatenate(having)
+        whole.sort()
+        self._having = whole.astype(np.uint32)  # the lower half: the places, by word
+        self._begins = np.concatenate([[0], np.cumsum(np.where(self._counts <= self._most, self._counts, 0))])
 
     def _words_of(self, first: int) -> NDArray[np.uint64]:
         """Each different word of some texts from ``first`` on: the place of its text among them, and its code."""
