@@ -81,8 +81,18 @@ def read_asked(
         raise errors.ConfigError(f"--run-seeds {run_seeds}: write numbers with commas between, such as 1,2")
     chosen = () if show else plan.choose(arms, [int(each) for each in seeds])
     for arm in () if show else plan.arms:
-        check_settings(plan.config(plan.run(arm.name, plan.comparison.run_seeds[0])), source=f"arm {arm.name}")
+        check_settings(_trains(plan.config(plan.run(arm.name, plan.comparison.run_seeds[0]))), source=f"arm {arm.name}")
     return Asked(plan, chosen, ResultsFolder(Path(results), plan, gather_files) if results else None)
+
+
+def _trains(config: RunConfig) -> RunConfig:
+    """The configuration, of which a run has a student at its end that can be compared."""
+    if config.curriculum.task_types == "discover":
+        raise errors.ConfigError(
+            'curriculum.task_types = "discover" ends a run before its first student; give the configuration to '
+            f"`tapir run` first, then name the file that the types come into: RUN/{paths.TASK_TYPES}"
+        )
+    return config
 
 
 def find_finished(plan: ComparisonPlan) -> list[PlannedRun]:
@@ -144,8 +154,7 @@ def run_comparison(
         except Exception as error:  # told, and the comparison ends as failed; the other runs do not wait for it
             failed[name] = _told(error)
         # What does not fit, or was only made for others to be matched to, is for the end to refuse or to replace.
-        is_new = name not in failed and name not in brought
-        if results and is_new and _fits(plan, made := _read(plan, planned), brought.values()):
+        if results and name not in {*failed, *brought} and _fits(plan, made := _read(plan, planned), brought.values()):
             results.write(made)
         say(f"{name}: {'failed' if name in failed else 'finished'} after {formats.duration(time.monotonic() - began)}")
     return failed
@@ -293,8 +302,7 @@ def finish_comparison(
     compared = read_comparison(asked.plan, asked.results, keep=keep)
     shown = show(compared, arms_report.write_arms(compared, asked.plan.root)) if compared.rows else ""
     if failed:
-        capped = any(isinstance(each, errors.BudgetReached) for each in failed.values())
-        raise (errors.BudgetReached if capped else errors.TapirError)(
+        raise (errors.BudgetReached if errors.BudgetReached in map(type, failed.values()) else errors.TapirError)(
             "\n".join([f"{len(failed)} runs are not finished:", *(f"{run}: {error}" for run, error in failed.items())])
         )
     return shown
@@ -308,7 +316,7 @@ def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequ
     """
     listed = presets.load_backbones(backbones)
     source = str(config or listed.config)
-    curriculum = load.load_config(source, overrides)
+    curriculum = _trains(load.load_config(source, overrides))
     shared = [] if curriculum.budget.shared else [f"budget.shared={json.dumps(curriculum.run.name)}"]
     return run_state.Sweep(
         source, (*shared, *overrides), RunRef(curriculum.run.root, curriculum.run.name), listed.backbones
@@ -366,7 +374,7 @@ def plan_trial(config: RunConfig, rows: int) -> tuple[dict[str, RunConfig], dict
     planned, lacking = dict[str, RunConfig](), dict[str, str]()
     for method in sorted(trial.METHODS, key=lambda each: each != trial.MORE):
         try:
-            trial.method_config(config, method)
+            trial.method_config(_trains(config), method)
         except errors.ConfigError as refused:
             if method in (trial.PLAIN, trial.MORE):
                 raise
@@ -408,6 +416,14 @@ def finish_trial(planned: Mapping[str, RunConfig], usd: float, distil: Distil, *
     return trial.gains_of(trial.read_tried(runs), next(iter(planned.values())).run.name)
 
 
+_ENDS: dict[type[Exception], run_state.Outcome] = {
+    errors.RunBusy: "at work elsewhere",
+    errors.BudgetReached: "stopped by a cap",
+    errors.NoFigure: "without a figure",
+}
+"""What became of a backbone by the error that its run ended with; any other one is a failure."""
+
+
 def _sweep_backbone(sweep: run_state.Sweep, entry: presets.BackboneEntry, distil: Distil, say: Say) -> run_state.Swept:
     """What became of a backbone, with what its run came to or what is wrong with it."""
     run = RunRef(sweep.curriculum.root, f"{sweep.curriculum.name}-{entry.name}")
@@ -421,12 +437,6 @@ def _sweep_backbone(sweep: run_state.Sweep, entry: presets.BackboneEntry, distil
             outcome = "finished"
         summary = summarise(RunFolder(run))
         require_figures(summary)
-    except errors.RunBusy as busy:
-        return run_state.Swept(entry.name, run, "at work elsewhere", str(busy))
-    except errors.BudgetReached as error:
-        return run_state.Swept(entry.name, run, "stopped by a cap", str(error))
-    except errors.NoFigure as error:
-        return run_state.Swept(entry.name, run, "without a figure", str(error))
     except Exception as error:  # told, and the sweep ends as failed; the other backbones do not wait for it
-        return run_state.Swept(entry.name, run, "failed", str(_told(error)))
+        return run_state.Swept(entry.name, run, _ENDS.get(type(error), "failed"), str(_told(error)))
     return run_state.Swept(entry.name, run, outcome, sentences.gain(summary))

@@ -74,6 +74,12 @@ def test_to_show_needs_nothing_that_runs_would_need(spec: Path) -> None:
     assert read_asked(spec, away, only="", run_seeds="", results=None, show=True).chosen == ()
 
 
+def test_arms_that_would_end_with_task_types_are_refused(spec: Path) -> None:
+    discover = ["curriculum.task_types=discover"]
+    with pytest.raises(ConfigError, match=r'"discover" ends a run before its first student'):
+        read_asked(spec, discover, only="", run_seeds="", results=None)
+
+
 def command(spec: Path, *words: str, api: str) -> "subprocess.CompletedProcess[str]":
     """`tapir compare` with a server that stands."""
     environment = {**os.environ, "PREFECT_API_URL": api}

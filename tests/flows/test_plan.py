@@ -226,6 +226,11 @@ def test_too_few_references_are_refused_before_anything_is_paid(file: Path) -> N
     assert plan_trial(load_config(file, ["data.heldout.test=5"]), 90)[0]
 
 
+def test_a_run_that_ends_with_task_types_cannot_be_tried(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r'"discover" ends a run before its first student'):
+        plan_trial(load_config(file, ["curriculum.task_types=discover"]), 90)
+
+
 def test_hours_of_a_stage_whose_last_start_found_most_answers_stored_are_not_known(file: Path) -> None:
     run = RunRef(load_config(file).run.root, "q")
     sizes = ["data.pool.rows=240", "basic_tuning.examples=64", "rounds.default.examples=32"]

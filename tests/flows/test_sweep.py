@@ -171,6 +171,11 @@ def test_a_wrong_curriculum_starts_nothing(listed: Path) -> None:
         open_sweep(listed, None, ["judge.ordres=1"])
 
 
+def test_a_curriculum_that_ends_with_task_types_starts_nothing(listed: Path) -> None:
+    with pytest.raises(ConfigError, match=r'"discover" ends a run before its first student.*RUN/task_types\.toml'):
+        open_sweep(listed, None, ["curriculum.task_types=discover"])
+
+
 def test_an_interrupt_ends_the_sweep(listed: Path) -> None:
     def interrupted(_run: RunFolder, _until: str | None) -> None:
         raise KeyboardInterrupt
